@@ -7,7 +7,7 @@ import re
 import sys
 import warnings
 from collections.abc import Iterator
-from types import TracebackType
+from types import CodeType, FrameType, TracebackType
 
 _HERE = os.path.dirname(os.path.abspath(__file__))
 OURS = (_HERE + os.sep, os.path.join(os.path.dirname(_HERE), "kernel_ext") + os.sep)
@@ -21,17 +21,22 @@ def is_users(filename: str) -> bool:
     return not filename.startswith(OURS) and _INSTALLED.search(filename) is None
 
 
-def warn(text: str, category: type[Warning]) -> None:
-    """Warn at the line of the user that led here; a cell has the name that its notebook shows: "Cell In[3]"."""
+def warn(text: str, category: type[Warning], code: CodeType | None = None) -> None:
+    """Warn at the line of the user that led here; where none did, as at the end of a cell, at that of ``code``.
+
+    A cell has the name that its notebook shows: "Cell In[3]".
+    """
     frame = sys._getframe(1)
     while frame.f_back is not None and frame.f_code.co_filename.startswith(OURS):
         frame = frame.f_back
-    filename, space = frame.f_code.co_filename, frame.f_globals
+    filename, line, space = frame.f_code.co_filename, frame.f_lineno, frame.f_globals
+    if code is not None and _runs_for_ipython(frame):
+        filename, line = code.co_filename, code.co_firstlineno
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     label = None if shell is None else shell.compile.format_code_name(filename)
     module, registry = space.get("__name__", "<unknown>"), space.setdefault("__warningregistry__", {})
     name = " ".join(label) if label else filename
-    warnings.warn_explicit(text, category, name, frame.f_lineno, module, registry)
+    warnings.warn_explicit(text, category, name, line, module, registry)
 
 
 def hide_ours(error: BaseException) -> int:
@@ -67,8 +72,12 @@ def _is_users_frame(step: TracebackType) -> bool:
 
 
 def _is_ipythons(step: TracebackType) -> bool:
-    module = str(step.tb_frame.f_globals.get("__name__", "")).partition(".")[0]
-    return module in ("IPython", "ipykernel") and not _is_users_frame(step)
+    return _runs_for_ipython(step.tb_frame)
+
+
+def _runs_for_ipython(frame: FrameType) -> bool:
+    module = str(frame.f_globals.get("__name__", "")).partition(".")[0]
+    return module in ("IPython", "ipykernel") and not is_users(frame.f_code.co_filename)
 
 
 def _prune(error: BaseException) -> int:

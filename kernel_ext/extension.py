@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import threading
 from contextlib import suppress
 from typing import Any
 
 from IPython.core import interactiveshell
+from IPython.core.error import UsageError
 
 from jug_notebook import frames
 from jug_notebook.errors import JugError, StoreError, StoreGone
 from jug_notebook.keys import advice
+from jug_notebook.render.format import near
 from jug_notebook.session import on_connect
 from kernel_ext import display, options
 from kernel_ext.frontend import Sources, cell_name, cell_now
 from kernel_ext.live import Live
 from kernel_ext.magics import JugMagics, Memory
+from kernel_ext.options import signs
 from kernel_ext.script_magics import ScriptMagics
 from kernel_ext.task_magics import TaskMagics
 from kernel_ext.worker_magics import WorkerMagics
+
+#: how IPython says that it has no magic of a name of ours
+_UNKNOWN = re.compile(r"(?:Line magic function|Cell magic) `(%+jug\w*)` not found\.")
 
 
 class Extension:
@@ -84,6 +91,8 @@ class Extension:
     def show_error(self, exc_tuple: Any = None, *args: Any, **options: Any) -> None:
         """Show an error as IPython does, without frames of ours: `JugError` hides them itself."""
         error = exc_tuple[1] if exc_tuple else sys.exc_info()[1]
+        if isinstance(error, UsageError) and (wrong := _UNKNOWN.fullmatch(str(error))):
+            error.args = (f"{str(error).rstrip('.')}{near(wrong[1], signs(*self._all_magics))}",)
         if isinstance(error, BaseException) and not hasattr(error, "_render_traceback_"):
             frames.hide_ours(error)
             if exc_tuple:

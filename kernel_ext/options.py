@@ -19,9 +19,9 @@ from IPython.core.error import UsageError
 from jug_notebook.errors import JugError, NoSuchTask
 from jug_notebook.model import State
 from jug_notebook.render import parse_duration, parse_resources
+from jug_notebook.render.format import near
 from jug_notebook.session import Session
 from jug_notebook.task import TaskFunction
-from jug_notebook.task.cell import near
 from jug_notebook.task.handles import Handle
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -209,13 +209,23 @@ def sign(magic: Any) -> str:
     return f"%%{name}" if name == "jugtask" else f"%{name}"
 
 
+def signs(*holders: Any) -> list[str]:
+    """Return the magics of these objects as they are typed: "%jug_status", "%%jugtask" …"""
+    return [
+        ("%" if kind == "line" else "%%") + name for one in holders for kind in one.magics for name in one.magics[kind]
+    ]
+
+
 def known(magic: Any) -> list[str]:
     """Return the options of a magic as they are typed: "-n", "--workers" …"""
     return [option for action in magic.parser._actions for option in action.option_strings]
 
 
 def _better(message: str, magic: Any) -> str:
-    """Return argparse's message; of a word it doesn't know, with a suggestion."""
+    """Return argparse's message; of a word it doesn't know, or that is missing, with what to type."""
+    if message.startswith("the following arguments are required: "):
+        missing = message.partition(": ")[2].replace(",", "").upper()
+        return f"give {missing}, as in {sign(magic)} {missing}"
     if not message.startswith("unrecognized arguments: "):
         return message
     words = message.partition(": ")[2].split()
@@ -225,6 +235,8 @@ def _better(message: str, magic: Any) -> str:
     close = re.sub(r"(?<=mean )(\S+)(?=\?)", lambda name: typed.get(name[1], name[1]), near(word.lstrip("-"), typed))
     if word.isdigit() and "-n" in known(magic):
         close = f"; did you mean -n {word}?"
+    if not word.startswith("-") and magic.__name__ == "jugtask":
+        return f"a cell has one NAME, so what is {word!r}? To make tasks of some functions only: %%jugtask --only f,g"
     if not word.startswith("-"):
         return f"doesn't know what {word!r} is for" + (close or f"; it takes {has}")
     return f"has no option {word}" + (close or f"; it takes {has}")

@@ -74,7 +74,11 @@ class ScriptMagics(Magics):
         done = sum(state is State.FINISHED for state in states)
         print(f"{script}: {len(states):,} tasks, {done:,} of them stored in {imported.session.display_url}; {names}")
         if imported.barrier:
-            run = "%jug_wait until they have run" if imported.session.results.workers() else "run these tasks, %jug_execute"
+            run = (
+                "%jug_wait until they have run"
+                if imported.session.results.workers()
+                else "run these tasks, %jug_execute"
+            )
             print(f"it stopped at a barrier; {run}, then import it again")
 
     @line_magic

@@ -9,7 +9,7 @@ import ast
 import os
 import sys
 import types
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, NamedTuple
@@ -46,10 +46,10 @@ def remember_by(given_before: Callable[[str], bool] | None) -> None:
     _given_before = given_before
 
 
-def warn_once(about: object, category: type[KeyAdvice], text: str) -> None:
+def warn_once(about: object, category: type[KeyAdvice], text: str, code: types.CodeType | None = None) -> None:
     """Warn, unless a warning ``about`` this was given already, here or about the same notebook and store before.
 
-    It points at the user's own line.
+    It points at the user's own line, or where none led here at ``code``, which it is about.
     """
     if not on or about in _warned or _silent():
         return
@@ -58,7 +58,7 @@ def warn_once(about: object, category: type[KeyAdvice], text: str) -> None:
     if _given_before is not None and _given_before(f"{category.__name__} {text if ' at 0x' in name else name}"):
         return
     try:
-        frames.warn(f"{text} To silence: {silencing.format(category.__name__)}", category)
+        frames.warn(f"{text} To silence: {silencing.format(category.__name__)}", category, code)
     except category:  # a filter makes it an error, each time
         _warned.discard(about)
         raise
@@ -102,14 +102,21 @@ class Uses(NamedTuple):
     imported: Mapping[str, str] = types.MappingProxyType({})  #: names that it imports itself -> what they are
     computed: frozenset[str] = frozenset()  #: functions that look up a name, called with a computed one
     looked_up: frozenset[tuple[Chain, str]] = frozenset()  #: what is given a constant text: (environ,), "HOME"
+    changed: frozenset[str] = frozenset()  #: names of what it changes if that is a list, dict or set
 
 
 _LOOK_UP = {"getattr": 1, "import_module": 0}  #: which argument is the name
+_CHANGING = frozenset(
+    {
+        *("append", "extend", "insert", "add", "update", "setdefault", "pop", "popitem", "remove", "discard", "clear"),
+        *("sort", "reverse"),
+    }
+)
 
 
 def look(tree: ast.AST) -> Uses:
     """Return what a function's syntax tree uses."""
-    chains, bare, computed, looked_up = set(), set(), set(), set()
+    chains, bare, computed, looked_up, changed = set(), set(), set(), set(), set()
     imported: dict[str, str] = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute | ast.Name):
@@ -117,8 +124,12 @@ def look(tree: ast.AST) -> Uses:
         elif isinstance(node, ast.Subscript):
             if isinstance(node.ctx, ast.Load) and isinstance(node.slice, ast.Constant):
                 looked_up.add((dotted(node.value), str(node.slice.value)))
+            elif not isinstance(node.ctx, ast.Load) and isinstance(node.value, ast.Name):
+                changed.add(node.value.id)
         elif isinstance(node, ast.Call):
             chain = dotted(node.func)
+            if len(chain) == 2 and chain[1] in _CHANGING:
+                changed.add(chain[0])
             if node.args and isinstance(node.args[0], ast.Constant):
                 looked_up.add((chain, str(node.args[0].value)))
             if not node.keywords and all(isinstance(a, ast.Constant) and a.value is None for a in node.args):
@@ -136,7 +147,9 @@ def look(tree: ast.AST) -> Uses:
         elif isinstance(node, ast.ImportFrom) and not node.level:
             imported |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
     given = frozenset(pair for pair in looked_up if pair[0])
-    return Uses(frozenset(chains - {()}), frozenset(bare - {()}), imported, frozenset(computed), given)
+    return Uses(
+        frozenset(chains - {()}), frozenset(bare - {()}), imported, frozenset(computed), given, frozenset(changed)
+    )
 
 
 def dotted(node: ast.AST) -> Chain:
@@ -146,6 +159,20 @@ def dotted(node: ast.AST) -> Chain:
         steps.append(node.attr)
         node = node.value
     return (node.id, *reversed(steps)) if isinstance(node, ast.Name) else ()
+
+
+# -- globals that a function changes -----------------------------------------------------------------------------------
+
+
+def changed(
+    uses: Uses, reads: Iterable[str], writes: Iterable[str], space: Mapping[str, Any]
+) -> Iterator[tuple[str, str]]:
+    """Yield, for each global that a function writes, or changes if it is a list, dict or set: (name, what is wrong)."""
+    found = sorted(name for name in uses.changed.intersection(reads) if type(space.get(name)) in (list, dict, set))
+    for verb, names in (("writes", writes), ("changes", found)):
+        for name in names:
+            lost = "but only in the worker's own copy, which is lost. Return the value instead."
+            yield name, f"{verb} the global {name!r}, {lost}"
 
 
 # -- environment variables ---------------------------------------------------------------------------------------------
@@ -244,15 +271,16 @@ def _bound_to_shared(value: Any) -> str | None:
     return None
 
 
-def seed_warnings(found: Iterator[tuple[str, Chance]]) -> Iterator[str]:
-    """Yield the warnings about functions, (name, chance), of one walk. If one of them seeds, it seeds for all."""
-    functions = list(found)
-    seeded = frozenset[str]().union(*(chance.seeds for _, chance in functions))
-    for whose, each in functions:
+def seed_warnings(functions: Sequence[tuple[types.CodeType, str, Chance]]) -> Iterator[tuple[types.CodeType, str]]:
+    """Yield the warnings about the functions of one walk, with its code. If one of them seeds, it does for all."""
+    seeded = frozenset[str]().union(*(chance.seeds for _, _, chance in functions))
+    for code, whose, each in functions:
         drawn = [f"draws from {text}()" for family, text in each.draws if family not in seeded]
         made = [f"makes a generator with {text}(), without a seed" for text in each.fresh]
         if drawn or made:
-            yield (
-                f"{whose} {(drawn or made)[0]}, so each run gives another value, and it is chance which one is kept. "
+            does = (drawn or made)[0]
+            text = (
+                f"{whose} {does}, so each run gives another value, and it is chance which one is kept. "
                 f"Pass a seed as an argument: numpy.random.default_rng(seed), random.Random(seed)."
             )
+            yield code, text

@@ -172,8 +172,8 @@ _PARAMETERS = ("init", "repr", "eq", "order", "unsafe_hash", "frozen")  #: of a 
 _ALWAYS = frozenset({"__init_subclass__", "__subclasshook__"})
 
 
-def _warn_once(about: tuple[object, ...], text: str) -> None:
-    advice.warn_once(about, Opaque, text)
+def _warn_once(about: tuple[str, CodeType, *tuple[str, ...]], text: str) -> None:
+    advice.warn_once(about, Opaque, text, about[1])
 
 
 def _describe(walk: Walk, unit: Unit) -> None:
@@ -269,8 +269,11 @@ def _describe_dispatch(walk: Walk, unit: Unit, function: Any) -> None:
 
 
 def _hint(walk: Walk, code: CodeType, uses: advice.Uses, space: dict[str, Any], whose: str) -> None:
-    """Note how a function draws random numbers, and warn about names that it computes."""
-    walk.chances.append((whose, advice.chance(uses, space)))
+    """Note how a function draws random numbers; warn about globals that it changes and names that it computes."""
+    reads = syntax.reads(code)
+    for name, what in advice.changed(uses, reads.names, reads.writes, space):
+        _warn_once(("writes", code, name), f"{whose} {what}")
+    walk.chances.append((code, whose, advice.chance(uses, space)))
     for name in sorted(advice.environment(uses, space) - walk.environment - set(advice.DEVICES)):
         advice.warn_once(
             ("environment", code, name),
@@ -278,6 +281,7 @@ def _hint(walk: Walk, code: CodeType, uses: advice.Uses, space: dict[str, Any], 
             f"{whose} reads the environment variable {name!r}, but its value isn't part of the key, and a worker has "
             f"its own. Hand it along: @jn.task(env=[{name!r}]), %%jugtask --env {name}; for what must not be "
             f"stored, secret_env or --secret-env.",
+            code,
         )
     for name in sorted(uses.computed):
         if name in space and not name.startswith("import"):
@@ -317,12 +321,6 @@ def _values(walk: Walk, unit: Unit, kind: str, values: Iterable[tuple[str, Any]]
 def _globals(walk: Walk, unit: Unit, code: CodeType, space: dict[str, Any], prefix: str, whose: str) -> None:
     """Add the globals that a function reads. ``prefix``: its module, empty for the function that runs."""
     reads = syntax.reads(code)
-    for name in reads.writes:
-        _warn_once(
-            ("writes", code, name),
-            f"{whose} writes the global {name!r}, but only in the worker's own copy, which is lost. Return the value "
-            f"instead.",
-        )
     qualifier = f"{prefix}." if prefix and prefix not in modules.scripts else ""
     for name in (*reads.names, *reads.maybe):
         value = space.get(name, ABSENT)
@@ -353,8 +351,9 @@ def _watch(walk: Walk, module: str, name: str, value: Any, edge: bytes) -> None:
     if edge[:1] != b"v" or walk.blind or not walk.follows(module) or not modules.changed(module, name, edge):
         return
     full_name = f"{module}.{name}"
-    _warn_once(
+    advice.warn_once(
         ("changed", module, name, edge),
+        Opaque,
         f"{full_name} has changed in this process since it was first used, but workers get what the source of {module} "
         f"makes. Pass it as an argument, or reload {module}. If it doesn't affect the result, like a cache: "
         f"@jn.task(ignore_globals=[{full_name!r}])",

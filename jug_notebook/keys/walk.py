@@ -18,7 +18,7 @@ import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from pathlib import Path
-from types import FunctionType, MappingProxyType, ModuleType
+from types import CodeType, FunctionType, MappingProxyType, ModuleType
 from typing import Any
 
 from blake3 import blake3
@@ -104,7 +104,7 @@ class Walk:
         self.texts: dict[str, str] = {}
         self.roots: dict[str, None] = {}
         self.pins: list[tuple[Any, str, Any]] | None = []  #: (holder, name, thing found there); None: can't be pinned
-        self.chances: list[tuple[str, advice.Chance]] = []  #: what functions do with random numbers
+        self.chances: list[tuple[CodeType, str, advice.Chance]] = []  #: what functions do with random numbers
         self.environment: frozenset[str] = frozenset()  #: variables that are handed along
         self.sentinels: dict[int, str] = {}  #: by id of a bare object(): the label under which it was first met
         self._done = 0  #: how many units are described
@@ -131,8 +131,8 @@ class Walk:
         finally:
             under_way.reset(token)
         if not self.blind:
-            for text in advice.seed_warnings(iter(self.chances)):
-                advice.warn_once(text, Unseeded, text)
+            for code, text in advice.seed_warnings(self.chances):
+                advice.warn_once(text, Unseeded, text, code)
         return found
 
     def _run(self, roots: Iterable[tuple[str, Any]]) -> bytes:

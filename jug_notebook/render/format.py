@@ -6,7 +6,7 @@ import io
 import re
 import types
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from numbers import Real
@@ -517,3 +517,11 @@ def advice(value: Any) -> str:
     if kind.__module__ in ("socket", "_socket", "sqlite3", "ssl"):
         return "open it inside the task: it means nothing in another process"
     return "store its parts, or give its class __reduce__"
+
+
+def near(word: str, known: Iterable[str]) -> str:
+    """Return "; did you mean …?", or nothing."""
+    from difflib import get_close_matches
+
+    close = get_close_matches(word, [name for name in known if not name.startswith("_")], n=1)
+    return f"; did you mean {close[0]}?" if close else ""

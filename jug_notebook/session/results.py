@@ -538,10 +538,13 @@ class Results:
             return None
         view = failure(outcome, self._signed.views([key])[0].name, spec)
         when = f"failed {self._when_failed(view.started + view.duration)}"
-        written = changed_files(spec.args_repr, spec.folder, spec.made) if spec is not None else []
-        if written:
-            was = "was" if len(written) == 1 else "were"
-            when += f". But {' and '.join(written)} {was} written since: re-run its cell, which makes another task"
+        written: tuple[list[str], list[str]] = ([], [])
+        if spec is not None:
+            written = changed_files(spec.args_repr, spec.folder, spec.made, view.started)
+        if written[0]:
+            when += f". But {_were_written(written[0])}: re-run its cell, which makes another task"
+        elif written[1]:
+            when += f". {_were_written(written[1])}"
         elif " in another run" in when:
             when += "; where its code has changed since, re-run its cell: that makes another task"
         if LOST.match(outcome.error):
@@ -564,6 +567,10 @@ def _for_ever(store: Store, count: int) -> str:
         f"{tasks} and no worker is alive, so waiting would never end. Start some: %jug_execute -n 4; or wait for "
         "those of a queue: .result(wait_for_workers=600)"
     )
+
+
+def _were_written(files: Sequence[str]) -> str:
+    return f"{' and '.join(files)} {'was' if len(files) == 1 else 'were'} written since"
 
 
 def _interrupted(store: Store, left: Sequence[Key]) -> str:

@@ -19,6 +19,7 @@ from typing import Any
 
 from jug_notebook.errors import BadTask
 from jug_notebook.keys.cell_names import CellNames, cell_function, cell_names
+from jug_notebook.render.format import near
 from jug_notebook.task.external import bash as run_bash
 from jug_notebook.task.function import task
 from jug_notebook.task.handles import Task
@@ -106,7 +107,8 @@ def read(name: str, source: str, outputs: Sequence[str] = (), typed: str = "") -
     names = cell_names(source)
     every = tuple(dict.fromkeys([*(one for one in names.assigns if not one.startswith("_")), *outputs]))
     if name in every:
-        raise BadTask(f"the cell sets {name!r} itself, so its task needs another name, say {name}_task")
+        function = f"; for a function as a task: %%jugtask --only {name}" if name in names.defines else ""
+        raise BadTask(f"the cell sets {name!r} itself, so its task needs another name, say {name}_task{function}")
     return Body(name, source, names, every, tuple(outputs))
 
 
@@ -170,14 +172,6 @@ def timed_in_the_open(source: str) -> str:
         return found[1] + statement if sets else found[0]
 
     return _TIME.sub(written_out, source)
-
-
-def near(word: str, known: Iterable[str]) -> str:
-    """Return "; did you mean …?", or nothing."""
-    from difflib import get_close_matches
-
-    close = get_close_matches(word, [name for name in known if not name.startswith("_")], n=1)
-    return f"; did you mean {close[0]}?" if close else ""
 
 
 def _check_inputs(inputs: Iterable[str], present: Mapping[str, Any], known: Iterable[str]) -> None:

@@ -133,18 +133,25 @@ def timed_path(path: PathLike) -> TimedPath:
     return TimedPath(path)
 
 
-_NAMED = re.compile(r"""\bfile\((?:'([^'…]+)'|"([^"…]+)")\)""")
+_NAMED = re.compile(r"""(\b(?:file|timed_path)\()?(?:'([^'…]+)'|"([^"…]+)")""")
 
 
-def changed_files(args_repr: str, folder: str, made: float) -> list[str]:
-    """Return the files of `file` in a call's arguments, as text, that were written after ``made`` (since the epoch)."""
-    changed = []
-    for single, double in _NAMED.findall(args_repr):
-        path = os.path.join(folder, single or double)
+def changed_files(args_repr: str, folder: str, made: float, started: float) -> tuple[list[str], list[str]]:
+    """Return the files in a call's arguments, as text, that have been written since, by times since the epoch.
+
+    First those of `file` and `timed_path` written after the task was ``made``, then those of paths that are only paths
+    written after it ``started``.
+    """
+    content: list[str] = []
+    only_paths: list[str] = []
+    for counts, single, double in _NAMED.findall(args_repr):
+        path = single or double
         with suppress(OSError, ValueError):
-            if os.stat(path).st_mtime > made:
-                changed.append(single or double)
-    return changed
+            if (counts or _looks_like_one(path)) and os.path.isfile(found := os.path.join(folder, path)):
+                since, changed = (made, content) if counts else (started, only_paths)
+                if os.stat(found).st_mtime > since:
+                    changed.append(path)
+    return content, only_paths
 
 
 # -- paths that are only paths -----------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 from jug_notebook import frames, render
 from jug_notebook.errors import BadTask, FormerDefinition, JugError, TaskNotValue, clean
 from jug_notebook.model import UNLOADED, Key, Reference, State
+from jug_notebook.render.format import near
 from jug_notebook.task import context as context
 from jug_notebook.task.context import FunctionVersion, Problem, SessionProtocol
 
@@ -35,6 +36,12 @@ def briefly() -> Iterator[None]:
         yield
     finally:
         BRIEFLY.on = before
+
+
+#: what other libraries, and Jug, call it
+_INSTEAD = dict.fromkeys(("get", "compute", "gather"), "use .result()") | {
+    "run": "a worker runs it: %jug_execute -n 4, then .result()"
+}
 
 
 class Handle:
@@ -191,7 +198,8 @@ class Handle:
             )
         if name.startswith("_"):
             raise AttributeError(name)
-        raise AttributeError(f"{self._short()} is a task and has no {name!r}; use .result().{name}")
+        instead = _INSTEAD.get(name) or f"use .result().{name}{near(name, dir(type(self)))}"
+        raise AttributeError(f"{self._short()} is a task and has no {name!r}; {instead}")
 
     def __format__(self, spec: str) -> str:
         if spec:
@@ -225,7 +233,7 @@ def _refuse(self: Handle, *_: Any, **__: Any) -> NoReturn:
 
 _UNARY = (
     "bool", "int", "float", "complex", "index", "array", "contains", "call", "lt", "le", "gt", "ge", "neg", "pos",
-    "abs", "invert", "round", "trunc", "floor", "ceil", "enter", "exit", "setitem", "delitem", "next", "reversed",
+    "abs", "invert", "round", "trunc", "floor", "ceil", "enter", "exit", "setitem", "delitem", "reversed",
 )  # fmt: skip
 _BINARY = (
     "add", "sub", "mul", "matmul", "truediv", "floordiv", "mod", "divmod", "pow", "lshift", "rshift", "and", "xor",

@@ -19,13 +19,14 @@ from collections.abc import (
 )
 from contextlib import suppress
 from itertools import islice
-from typing import Any, NamedTuple, overload
+from typing import Any, NamedTuple, NoReturn, overload
 
 from jug_notebook import render, system
 from jug_notebook.clock import CLOCK
 from jug_notebook.errors import BadTask, JugError, NoSuchTask, WaitTimeout, clean
 from jug_notebook.keys import digest
 from jug_notebook.model import Key, State, TaskView
+from jug_notebook.render.format import near
 from jug_notebook.system import waiting_time
 from jug_notebook.task import context as context
 from jug_notebook.task import sweeps
@@ -446,6 +447,12 @@ class TaskList(list[Any]):
         for session, tasks in self._by_session():
             return session.why(tasks)
         return context.current_session().why([])
+
+    def __getattr__(self, name: str) -> NoReturn:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        more = near(name, dir(type(self)))
+        raise AttributeError(f"a list of tasks has no {name!r}; use .result() for the list of their values{more}")
 
     def _handles(self) -> list[Handle]:
         return [handle for handle in self if isinstance(handle, Handle)]

@@ -544,12 +544,15 @@ def in_a_line(error: BaseException, kind: str = "raised") -> str:
 
 
 def _traceback(error: BaseException, labels: dict[str, str]) -> str:
-    """Return a traceback as Python prints it, from the task's first own line on; cells have their labels."""
+    """Return a traceback as Python prints it, from the task's first own line on, without ours; cells have labels."""
     frame = error.__traceback__
     while frame is not None and frame.tb_frame.f_code.co_filename.startswith(frames.OURS):
         frame = frame.tb_next
     try:
-        text = "".join(traceback.TracebackException(type(error), error, frame, compact=True).format())
+        report = traceback.TracebackException(type(error), error, frame, compact=True)
+        if theirs := [step for step in report.stack if not step.filename.startswith(frames.OURS)]:
+            report.stack[:] = theirs
+        text = "".join(report.format())
     except Exception:  # an exception class of the task that can't even be printed
         text = f"{type(error).__qualname__}\n"
     for filename, label in labels.items():

@@ -335,6 +335,11 @@ def test_an_output_that_is_not_there_fails_only_when_used(kernel: Kernel) -> Non
         ("%jug_execute --n 2", "has no option --n; did you mean -n?"),
         ("%%jugtask c\n%%time\ny = 1", "put %%time above the %%jugtask line"),
         ("%%jugtask\n%%time\ndef f(): pass", "put %%time above the %%jugtask line"),
+        ("%jug_execte -n 2", "`%jug_execte` not found; did you mean %jug_execute?"),
+        ("%%jugtaks\ndef f(): pass", "`%%jugtaks` not found; did you mean %%jugtask?"),
+        ("%%jugtask f g\ndef f(): pass\ndef g(): pass", "a cell has one NAME, so what is 'g'?"),
+        ("%%jugtask f\ndef f(): pass", "for a function as a task: %%jugtask --only f"),
+        ("%jug_export", "give FILE, as in %jug_export FILE"),
     ],
 )
 def test_a_slip_is_answered_in_one_line(kernel: Kernel, cell: str, message: str) -> None:

@@ -139,4 +139,5 @@ def test_what_a_pool_prints_that_outlives_a_task_is_of_the_task_that_uses_it(ker
 def test_a_task_that_asks_fails_with_the_way_out(kernel: Kernel, how: str) -> None:
     shown = kernel.run(f"asks({how!r}).result()")
     assert f"CantAsk: asks calls {how}, but a task can't ask: " in shown.message
+    assert "import_hooks" not in shown.message, "its last line is the user's"
     assert ("pass the answer as an argument" in shown.message) == (how in ("input()", "getpass()"))

@@ -509,6 +509,15 @@ def test_a_global_that_is_written_warns_once() -> None:
         examine(space["f"])
 
 
+@pytest.mark.parametrize("body", ["made.append(x)", "made[x] = 1", "del made[0]", "made.sort()"])
+def test_a_global_list_that_is_changed_warns_and_a_local_one_does_not(body: str) -> None:
+    with pytest.warns(Opaque, match="changes the global 'made', but only in the worker's own copy"):
+        examine(cell(f"made = []\ndef f(x): {body}")["f"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        examine(cell(f"def f(x):\n    made = []\n    {body}")["f"])
+
+
 def test_a_dynamic_look_up_warns_and_depends_counts() -> None:
     space = cell("def f(): return eval('1')\ndef g(): return 1")
     with pytest.warns(Opaque, match="depends"):

@@ -873,6 +873,27 @@ def test_a_long_wait_for_many_tasks_shows_how_far_it_is(session: jn.Session, mon
     assert lines[-1] == "end: 5 of 5 tasks done"
 
 
+@pytest.mark.filterwarnings("ignore::jug_notebook.errors.OnlyAPath")
+def test_a_failure_names_files_that_were_written_since(
+    session: jn.Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = Path("data.csv")
+    path.write_text("n/a")
+    number = jn.task(lambda path: float(open(path).read()))
+    with working(session):
+        for argument in (jn.file(path), "data.csv"):
+            with pytest.raises(jn.TaskFailed) as failed:
+                number(argument).result()
+            assert "written since" not in str(failed.value)
+        os.utime(path, (2e9, 2e9))
+        with pytest.raises(jn.TaskFailed, match=r"tries it again\. data\.csv was written since$"):
+            number("data.csv").result()
+        [made] = [view for view in session.tasks() if "file(" in view.args_repr]
+        with pytest.raises(jn.TaskFailed, match=r"But data\.csv was written since: re-run its cell"):
+            raise session.results.problem(made.key)
+
+
 def test_a_wait_whose_errors_go_to_no_terminal_shows_nothing(
     session: jn.Session, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

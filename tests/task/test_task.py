@@ -536,6 +536,21 @@ def test_an_attribute_of_the_value_is_asked_of_the_result():
     with pytest.raises(AttributeError, match=r"use \.result\(\)\.shape"):
         double(3).shape  # noqa: B018
     assert not hasattr(double(3), "_repr_png_")
+    with pytest.raises(AttributeError, match=r"no 'results'; use \.result\(\)\.results; did you mean result\?"):
+        double(3).results  # noqa: B018
+    with pytest.raises(AttributeError, match=r"no 'compute'; use \.result\(\)$"):
+        double(3).compute()
+    with pytest.raises(AttributeError, match=r"a list of tasks has no 'mean'; use \.result\(\) for the list"):
+        double.map([3]).mean()
+    assert not hasattr(double.map([3]), "_repr_png_")
+
+
+@pytest.mark.usefixtures("session")
+def test_a_task_plotted_as_a_value_is_named():
+    axes = pytest.importorskip("matplotlib.figure").Figure().subplots()
+    for draw in (axes.plot, lambda ys: axes.bar([1], ys), lambda ys: axes.scatter([1], ys)):
+        with pytest.raises(jn.TaskNotValue, match=r"double\(x=3, y=2\) is a task"):
+            draw([double(3)])
 
 
 @pytest.mark.usefixtures("session")
