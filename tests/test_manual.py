@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import ast
+import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -179,7 +181,7 @@ def test_every_magic_line_in_the_texts_is_one_that_the_magic_takes() -> None:
         try:
             options.read(MAGICS[magic.rstrip("?")], re.sub(r"\[(.*)\]", r"\1", rest))
         except UsageError as error:  # a sentence may name an option without what it takes
-            if not re.search("expected one argument|are required", str(error)):
+            if not re.search("expected one argument|: give ", str(error)):
                 pytest.fail(f"{name}: {line}: {error}")
 
 
@@ -267,3 +269,29 @@ def test_the_python_in_the_readme_runs_as_printed(tmp_path: Path) -> None:
     finally:
         kernel.run("%jug_stop --now")
         kernel.close()
+
+
+def test_the_shell_lines_in_the_readme_install_it_in_an_environment_without_a_network(tmp_path: Path) -> None:
+    blocks = re.findall(r"```sh\n(.*?)```", README.read_text(), re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines() if not line.startswith("make ")]
+    assert len(lines) == 2, "those of make are looked for by another test"
+    checkout, environment = tmp_path / "checkout", tmp_path / "environment"
+    wanted = ["git", "ls-files", "README.md", "LICENSE", "pyproject.toml", "jug_notebook", "kernel_ext"]
+    for name in subprocess.check_output(wanted, cwd=ROOT, text=True).splitlines():
+        (checkout / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, checkout / name)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(environment)], check=True)
+    [packages] = environment.glob("lib/python*/site-packages")
+    there = [path for path in sys.path if path.endswith("site-packages")]
+    (packages / "there.pth").write_text("\n".join(there))  # what it depends on, so that nothing is fetched
+    environ = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {
+        "PATH": os.pathsep.join((f"{environment}/bin", os.path.dirname(sys.executable), os.environ["PATH"])),
+        "PIP_PYTHON": f"{environment}/bin/python", "PIP_NO_INDEX": "1", "PIP_NO_BUILD_ISOLATION": "0",
+        "XDG_CONFIG_HOME": str(tmp_path / "settings"),
+    }  # fmt: skip
+    for line in lines:
+        ran = subprocess.run(line, shell=True, cwd=checkout, env=environ, capture_output=True, text=True, check=False)
+        assert ran.returncode == 0, f"{line}\n{ran.stdout}{ran.stderr}"
+    where = [f"{environment}/bin/python", "-c", "import jug_notebook; print(jug_notebook.__file__)"]
+    found = subprocess.check_output(where, cwd=tmp_path, env=environ, text=True).strip()
+    assert Path(found).is_relative_to(packages)

@@ -28,6 +28,7 @@ N = TypeVar("N")
 Arguments = argparse.Namespace
 URL_OPTIONS = ("--jugdir", "--store")
 DEFAULT_JUGFILE = "jugfile.py"
+DEFAULT_STORE = "jugdata"
 PACE = 0.25  #: seconds between two updates, at least
 TICK = 1.0  #: seconds after which ages and estimates are updated though nothing has changed
 
@@ -271,9 +272,9 @@ def what_is_meant(found: Command, parser: Parser, arguments: Arguments) -> Store
     elif name.endswith(".ipynb"):
         if found.words.startswith("[STORE|NOTEBOOK"):
             return Notebook(Path(name))
-        meant = _store_of_notebook(name, url or "jugdata")
+        meant = _store_of_notebook(name, url or DEFAULT_STORE)
     else:
-        meant = Store(name or url or "jugdata")
+        meant = Store(name or url or DEFAULT_STORE)
     _refuse(found, parser, arguments, words)
     if target:
         arguments.target = words[0] if words else None
@@ -288,9 +289,9 @@ def _accept_new_store(name: str, arguments: Arguments, url: str | None) -> None:
 
         url = str(configuration.settle({"jugfile": name, "jugdir": arguments.jugdir}, {})["jugdir"])
     elif name.endswith(".ipynb"):
-        url = _store_of_notebook(name, url or "jugdata").url
+        url = _store_of_notebook(name, url or DEFAULT_STORE).url
     else:
-        url = name or url or "jugdata"
+        url = name or url or DEFAULT_STORE
     accept_new_store(url)
 
 
@@ -318,7 +319,7 @@ def existing(url: str) -> str:
     from jug_notebook.store import exists, masked
 
     if not exists(url):
-        raise StoreError(f"no store at {masked(url)!r}: %jug_store or jug-notebook worker makes one")
+        raise StoreError(f"no store at {masked(url)!r}; name another with --jugdir, or make one: jug-notebook worker")
     return url
 
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jug_notebook.cli import (
+    DEFAULT_STORE,
     Arguments,
     Parser,
     Store,
@@ -223,6 +228,24 @@ def _verify(arguments: Arguments) -> int:
     return 0 if found.good else 1
 
 
+@contextmanager
+def _there_or_made(url: str) -> Iterator[str]:
+    """Yield the URL of a store; where the default one isn't there yet, that of one made beside its place meanwhile."""
+    from jug_notebook.store import exists
+
+    if url != DEFAULT_STORE or exists(url):
+        yield existing(url)
+        return
+    home = os.environ.get("XDG_CONFIG_HOME")
+    with tempfile.TemporaryDirectory(prefix=".jug-doctor-", dir=Path.cwd()) as aside:
+        os.environ["XDG_CONFIG_HOME"] = aside  # its key is forgotten with it
+        try:
+            yield os.path.join(aside, "jugdata")
+        finally:
+            os.environ.pop("XDG_CONFIG_HOME")
+            os.environ |= {} if home is None else {"XDG_CONFIG_HOME": home}
+
+
 @register(
     "doctor", "check that workers can start, here and on other hosts, or that a store is whole", "[STORE]", _add_doctor
 )
@@ -230,6 +253,11 @@ def _doctor(arguments: Arguments) -> int:
     """Start nothing. Return 0 where workers could start on all hosts, else 1."""
     if arguments.verify or arguments.repair:
         return _verify(arguments)
+    with _there_or_made(arguments.of.url) as url:
+        return _preflight(arguments, url)
+
+
+def _preflight(arguments: Arguments, url: str) -> int:
     from msgspec.structs import replace
 
     from jug_notebook.clock import CLOCK
@@ -237,7 +265,7 @@ def _doctor(arguments: Arguments) -> int:
     from jug_notebook.store import open_store, split
     from jug_notebook.worker import WorkerOptions
 
-    store = open_store(existing(arguments.of.url))
+    store = open_store(url)
     scheme, rest = split(store.url)
     folder = Path(rest).parent if scheme == "file" else Path.cwd()
     words: list[str | Path] = [word for written in arguments.host for word in written.split(",") if word]
@@ -246,6 +274,9 @@ def _doctor(arguments: Arguments) -> int:
     if not words and (arguments.python or arguments.setup or arguments.remote_dir):
         raise UsageError("--python, --setup and --remote-dir are for other hosts: name one with --host")
     reports = [remote.look(store)]
+    if url != arguments.of.url:
+        new = remote.Check("store", f"there is none at {arguments.of.url!r} yet; one could be made")
+        reports[0] = replace(reports[0], checks=tuple(new if one.what == "store" else one for one in reports[0].checks))
     if jobs := slurm.look():
         reports[0] = replace(reports[0], checks=(*reports[0].checks, *jobs))
     if words and not reports[0].failure:

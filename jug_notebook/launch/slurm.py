@@ -527,5 +527,5 @@ def look() -> list[Check]:
         names = ", ".join(sorted({one[0] for one in partitions if one[1:2] == ["up"]})) or "none is up"
         run("sbatch", "--test-only", "--ntasks=1", script="#!/bin/sh\ntrue\n")
     except LaunchError as error:
-        return [Check("slurm", str(error).partition(";")[0], "jobs can't be submitted before that is mended")]
+        return [Check("slurm", str(error).partition(";")[0], "jobs can't be submitted before that is fixed")]
     return [Check("slurm", f"{version} takes jobs; partitions {names}")]

@@ -134,8 +134,20 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Shell:
 def test_looking_for_a_store_never_makes_one(shell: Shell, words: list[str]) -> None:
     ran = shell.run(*words)
     assert ran.returncode == 2
-    assert ran.stderr == "jug-notebook: no store at 'jugdata': %jug_store or jug-notebook worker makes one\n"
+    assert (
+        ran.stderr
+        == "jug-notebook: no store at 'jugdata'; name another with --jugdir, or make one: jug-notebook worker\n"
+    )
     assert list(shell.folder.iterdir()) == []
+
+
+def test_before_there_is_a_store_doctor_tells_whether_one_could_be_made_and_leaves_nothing(shell: Shell) -> None:
+    ran = shell.run("doctor")
+    assert ran.returncode == 0, ran.stderr
+    assert "✓ store    there is none at 'jugdata' yet; one could be made" in ran.stdout
+    assert "✓ writing  works" in ran.stdout
+    assert list(shell.folder.iterdir()) == []
+    assert "no store at 'jugdtaa'" in shell.run("doctor", "jugdtaa").stderr
 
 
 def test_a_misspelt_command_is_answered_with_the_nearest_one(shell: Shell) -> None:

@@ -880,7 +880,7 @@ def test_a_failure_names_files_that_were_written_since(
     monkeypatch.chdir(tmp_path)
     path = Path("data.csv")
     path.write_text("n/a")
-    number = jn.task(lambda path: float(open(path).read()))
+    number = jn.task(lambda path: float(Path(path).read_text()))
     with working(session):
         for argument in (jn.file(path), "data.csv"):
             with pytest.raises(jn.TaskFailed) as failed:
