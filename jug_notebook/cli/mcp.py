@@ -106,9 +106,10 @@ def _add_wait(server: MCPServer, tools: Looking, answer: Callable[[Callable[[], 
     from jug_notebook.cli.mcp_tools import WaitReport
 
     def look(target: str, seen: int, left: float) -> tuple[Any, bool, int]:
-        version = tools.session.queries.watch(seen, min(left, LOOK))
+        with contextlib.suppress(JugError):  # what follows raises it, too
+            seen = tools.session.queries.watch(seen, min(left, LOOK))
         found = answer(lambda: tools.progress_of(target))
-        return found, found.structured_content["over"], version
+        return found, found.structured_content["over"], seen
 
     async def wait(target: str = "", timeout: float = 60.0) -> Any:
         until = anyio.current_time() + min(max(0.0, timeout), LONGEST_WAIT)
@@ -138,7 +139,7 @@ def long_running(tools: Looking, acts: bool, answer: Callable[[Callable[[], Any]
     from mcp.shared.exceptions import MCPError
     from mcp.types import INVALID_PARAMS, CallToolResult, GetTaskRequestParams
 
-    from jug_notebook.cli.mcp_tools import Acting
+    from jug_notebook.cli.mcp_tools import Acting, Done
 
     def described(key: str) -> dict[str, Any]:
         with tools.lock:
@@ -151,7 +152,7 @@ def long_running(tools: Looking, acts: bool, answer: Callable[[Callable[[], Any]
         found: dict[str, Any] = {"taskId": report.id, "status": status, "statusMessage": state.value, "createdAt": made}
         found |= {"lastUpdatedAt": report.started or made, "ttlMs": None, "pollIntervalMs": POLL}
         if status == "completed":
-            result = answer(lambda: report)
+            result = answer(lambda: Done(report.result or report.error or state.value, report.id))  # as `run` returns
             result.is_error = state is not State.FINISHED
             found["result"] = result.model_dump(by_alias=True, mode="json", exclude_none=True)
         return found
@@ -159,17 +160,22 @@ def long_running(tools: Looking, acts: bool, answer: Callable[[Callable[[], Any]
     async def get(_: Any, params: GetTaskRequestParams) -> dict[str, Any]:
         return await anyio.to_thread.run_sync(described, params.task_id)
 
+    async def update(_: Any, params: GetTaskRequestParams) -> dict[str, Any]:
+        await anyio.to_thread.run_sync(described, params.task_id)
+        return {}  # no task asks for anything
+
     async def cancel(_: Any, params: GetTaskRequestParams) -> dict[str, Any]:
         if not isinstance(tools, Acting) or not acts:
             raise MCPError(INVALID_PARAMS, "this server only looks")
-        await anyio.to_thread.run_sync(answer, functools.partial(tools.cancel, params.task_id))
+        found = await anyio.to_thread.run_sync(described, params.task_id)
+        await anyio.to_thread.run_sync(answer, functools.partial(tools.cancel, found["taskId"]))
         return {}
 
     class Tasks(Extension):
         identifier = EXTENSION
 
         def methods(self) -> list[MethodBinding]:
-            wanted = {"tasks/get": get, "tasks/cancel": cancel}
+            wanted = {"tasks/get": get, "tasks/update": update, "tasks/cancel": cancel}
             return [MethodBinding(name, GetTaskRequestParams, handler) for name, handler in wanted.items()]
 
         async def intercept_tool_call(self, params: Any, ctx: Any, call_next: Any) -> Any:

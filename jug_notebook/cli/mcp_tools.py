@@ -26,7 +26,7 @@ from jug_notebook.cli import Store, UsageError, existing, session_of
 from jug_notebook.errors import CommandFailed, JugError, NoSuchTask, clean
 from jug_notebook.model import OPEN_STATES, Failed, Finished, Key, Scope, State, Target, TaskView
 from jug_notebook.render import plural, short
-from jug_notebook.render.format import brief, elide
+from jug_notebook.render.format import elide
 from jug_notebook.session import Session
 from jug_notebook.task import TaskFunction, context
 from jug_notebook.task.function import Arguments
@@ -333,7 +333,8 @@ class Looking:
             report.type = outcome.summary
             if outcome.value.data and not outcome.value.buffers and len(outcome.value.data) <= LOADED:
                 try:
-                    report.repr = brief(self.session.results.collect([key], wait=False)[0], REPR, 3)
+                    text = repr(self.session.results.collect([key], wait=False)[0])
+                    report.repr = text if len(text) <= REPR else f"{text[: REPR - 1]}…"
                 except Exception as error:  # its library may be missing here, or raise what it likes
                     report.error = elide(f"it can't be loaded here: {type(error).__name__}: {error}", 200)
         return report

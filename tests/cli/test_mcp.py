@@ -20,6 +20,7 @@ import pytest
 
 pytest.importorskip("mcp")
 import httpx2
+import nbformat
 from mcp import Client, MCPError, StdioServerParameters, types
 from mcp.client.extension import ClientExtension, ResultClaim
 from mcp.client.streamable_http import streamable_http_client
@@ -180,11 +181,16 @@ class LongRunning(ClientExtension):
         return [ResultClaim(result_type="task", model=self.Created, resolve=self._resolve)]
 
     async def _resolve(self, created: Any, context: Any) -> types.CallToolResult:
-        raise AssertionError("the test polls by itself")
+        while (polled := await self.poll(context.session, created.task_id)).result is None:
+            await asyncio.sleep(0.1)
+        return polled.result
 
     @classmethod
-    async def poll(cls, client: Client, id: str) -> Polled:
-        return await client.session.send_request(cls.Get(params=types.GetTaskRequestParams(task_id=id)), cls.Polled)
+    async def poll(cls, session: Any, id: str) -> Polled:
+        found: LongRunning.Polled = await session.send_request(
+            cls.Get(params=types.GetTaskRequestParams(task_id=id)), cls.Polled
+        )
+        return found
 
 
 @pytest.mark.parametrize("transport", ["stdio", "http"])
@@ -218,6 +224,33 @@ def test_a_run_of_a_file_is_a_task_of_the_store(transport: str, url: str, tmp_pa
     run(work)
 
 
+CELLS = """%load_ext jug_notebook
+%%jugtask
+def square(x):
+    return x * x
+%jug_execute -n 1
+print("sum", sum(square.map(range(5)).result()))
+"""
+
+
+def test_a_run_of_a_notebook_does_not_take_the_place_of_its_only_worker(url: str, tmp_path: Path) -> None:
+    fill(url, tmp_path)
+    lines = CELLS.splitlines()
+    content = nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_code_cell(text) for text in (lines[0], "\n".join(lines[1:4]), *lines[4:])]
+    )
+    nbformat.write(content, tmp_path / "study.ipynb")
+
+    async def work() -> None:
+        async with connected("stdio", url, "--allow-submit", str(tmp_path)) as client:
+            submitted = await call(client, "run", path="study.ipynb")
+            assert (await call(client, "wait", target=submitted["id"], timeout=80))["counts"] == {"finished": 1}
+            assert "✓ 4/4" in (await call(client, "log", task=submitted["id"]))["text"]
+            assert (await call(client, "tasks", function="square", state="finished"))["total"] == 5
+
+    run(work)
+
+
 @pytest.mark.parametrize("transport", ["stdio", "http"])
 def test_a_long_run_is_polled_after_its_server_has_ended(transport: str, url: str, tmp_path: Path) -> None:
     [done, *_] = fill(url, tmp_path)
@@ -229,16 +262,22 @@ def test_a_long_run_is_polled_after_its_server_has_ended(transport: str, url: st
             created = await client.session.call_tool("run", {"path": "jugfile.py"}, allow_claimed=True)
             assert isinstance(created, LongRunning.Created)
             assert created.status == "working"
+            (tmp_path / "other.py").write_text("1 / 0")
+            failed = await client.call_tool("run", {"path": "other.py"})  # whose client polls for it
+            assert failed.is_error
+            assert "division by zero" in failed.content[0].text
         async with connected(transport, url, extensions=[LongRunning()]) as client:  # another server
             await call(client, "wait", target=created.task_id, timeout=60)
-            polled = await LongRunning.poll(client, created.task_id)
+            polled = await LongRunning.poll(client.session, created.task_id)
             assert (polled.status, polled.result_type) == ("completed", "complete")
             assert polled.result is not None
             assert not polled.result.is_error
             assert "ran to its end" in str(polled.result.structured_content)
-            assert (await LongRunning.poll(client, done)).status == "completed"  # any task of the store has its id
+            assert (
+                await LongRunning.poll(client.session, done)
+            ).status == "completed"  # any task of the store has its id
             with pytest.raises(MCPError, match="no task"):
-                await LongRunning.poll(client, "0" * 40)
+                await LongRunning.poll(client.session, "0" * 40)
 
     run(work)
 
