@@ -37,6 +37,7 @@ from kernel_ext.live import Drawing, Live, Plot
 from kernel_ext.options import (
     attempts,
     cell_magic,
+    limits,
     line_magic,
     names,
     option,
@@ -280,6 +281,10 @@ class JugMagics(Magics):
         help="what a host must have free for a run: gpu=1,mem=8G,license=2",
     )  # fmt: skip
     @option(
+        "--limit", type=limits, action="extend", default=[], metavar="NAME:N",
+        help="how many tasks of the store that name it run at a time, db:4, or begin in a time, api:60/min; repeatable",
+    )  # fmt: skip
+    @option(
         "-i", "--inputs", type=names, action="extend", default=[], metavar="NAMES",
         help="inputs that the code doesn't name: a,b (with NAME)",
     )  # fmt: skip
@@ -506,6 +511,7 @@ def _task_options(asked: argparse.Namespace) -> dict[str, Any]:
     several = {
         "ignore_globals": asked.ignore_global,
         "env": asked.env,
+        "limit": asked.limit,
         "secret_env": asked.secret_env,
         "pin": asked.pin,
     }

@@ -17,7 +17,7 @@ from IPython.core.completer import SimpleCompletion
 from IPython.core.error import UsageError
 
 from jug_notebook.errors import JugError, NoSuchTask
-from jug_notebook.model import State
+from jug_notebook.model import State, parse_limits
 from jug_notebook.render import parse_duration, parse_resources
 from jug_notebook.render.format import near
 from jug_notebook.session import Session
@@ -102,6 +102,14 @@ def resources(written: str) -> dict[str, float]:
     """Return {"gpu": 1.0, "mem": 8e9} for "gpu=1,mem=8G"."""
     try:
         return dict(parse_resources(written))
+    except ValueError as wrong:
+        raise argparse.ArgumentTypeError(str(wrong)) from None
+
+
+def limits(written: str) -> list[str]:
+    """Return ["db:4", "api:60/min"] for "db:4,api:60/min"."""
+    try:
+        return [str(limit) for limit in parse_limits(written)]
     except ValueError as wrong:
         raise argparse.ArgumentTypeError(str(wrong)) from None
 

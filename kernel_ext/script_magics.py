@@ -318,6 +318,7 @@ def _options(asked: argparse.Namespace) -> str:
         "env": asked.env or None,
         "secret_env": asked.secret_env or None,
         "resources": asked.resources or None,
+        "limit": asked.limit or None,
         "pin": asked.pin or None,
     }
     return ", ".join(f"{name}={value!r}" for name, value in found.items() if value is not None)

@@ -20,7 +20,9 @@ Address: TypeAlias = str  #: of a blob, from its content: 40 hex digits
 WorkerId: TypeAlias = str  #: "host-pid-6hex": of a worker, a supervisor or a session
 Round: TypeAlias = Annotated[int, Meta(ge=0, lt=1 << 31)]  #: of a task, or an attempt in it; a decoder refuses others
 Inputs: TypeAlias = Annotated[bytes, Meta(min_length=20, max_length=20)]  #: digest of the values of a task's needs
-Resources: TypeAlias = tuple[tuple[str, float], ...]  #: amounts by name, sorted: (("gpu", 1), ("mem", 8e9))
+Resources: TypeAlias = tuple[
+    tuple[str, float], ...
+]  #: amounts by name, sorted: (("gpu", 1), ("mem", 8e9)); see `limits`, too
 Fits: TypeAlias = Callable[[Resources], bool]  #: tells whether what a task needs is free
 
 NO_INPUTS = bytes.fromhex("da39a3ee5e6b4b0d3255bfef95601890afd80709")  #: SHA-1 of nothing: a task without needs
@@ -389,6 +391,7 @@ class Claim(Struct, frozen=True, array_like=True):
     expected: float = 0.0  #: seconds that tasks of this function take on average; 0 where none has ended
     resources: Resources = ()
     devices: tuple[str, ...] = ()  #: ids of the GPUs that it may use
+    tokens: tuple[Lease, ...] = ()  #: of limits that are rates: see `Store.start`
 
 
 class Verdict(Struct, frozen=True, array_like=True):
@@ -495,8 +498,18 @@ class Requested(Struct, frozen=True, array_like=True, tag="requested"):
 
 
 class Claimed(Struct, frozen=True, array_like=True, tag="claimed"):
+    """A worker has attempts at tasks, and with them ``tokens`` of their limits (see `scheduler.limits`)."""
+
     worker: WorkerId
     leases: list[Lease]
+    tokens: list[Lease] = []
+
+
+class Started(Struct, frozen=True, array_like=True, tag="started"):
+    """The task that was claimed with these tokens begins: ``at`` by the store's clock, or a moment later."""
+
+    tokens: list[Lease]
+    at: float
 
 
 class Released(Struct, frozen=True, array_like=True, tag="released"):
@@ -567,7 +580,9 @@ class Forgotten(Struct, frozen=True, array_like=True, tag="forgotten"):
         _columns(self.keys, self.rounds)
 
 
-Event: TypeAlias = Union[Submitted, Requested, Claimed, Released, Settled, Invalidated, Accepted, WorkerLost, Forgotten]
+Event: TypeAlias = Union[
+    Submitted, Requested, Claimed, Started, Released, Settled, Invalidated, Accepted, WorkerLost, Forgotten
+]
 
 
 def body_count(event: object) -> int:

@@ -27,6 +27,7 @@ class TaskView(Struct, frozen=True):
     source: Key = ""  #: where the value was reused: the task that ran
     user: str = ""  #: who made it
     kept: bool = False  #: finished, and requested no more: of an earlier version
+    waits_for: str = ""  #: of a ready one: the limit that is used up, "db (4 of 4 in use)"
 
 
 class FunctionView(Struct, frozen=True):
@@ -247,7 +248,7 @@ class Snapshot(Struct, frozen=True, dict=True):
     notes: tuple[str, ...] = ()  #: one line each, for people
     starting: int = 0  #: workers being started
     kinds: tuple[FailureKind, ...] = ()  #: failures grouped by error, as far as they have been read
-    shortage: str = ""  #: "3 tasks wait for a GPU: 4 of 4 in use on 1 host"; empty where none does
+    shortage: str = ""  #: what ready tasks wait for, "3 tasks wait for a GPU: 4 of 4 in use on 1 host"
 
     @functools.cached_property
     def counts(self) -> dict[State, int]:

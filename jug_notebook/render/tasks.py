@@ -176,7 +176,7 @@ def _task_table(views: Sequence[TaskView], call_width: int, value_width: int) ->
             state_label(view),
             *cells,
             _time(view.duration),
-            elide(view.error or view.summary, value_width),
+            elide(view.error or view.summary or (view.waits_for and f"waits for {view.waits_for}"), value_width),
             *([elide(view.user, 16)] if several else []),
         ]
         for view, cells in zip(views, calls, strict=True)

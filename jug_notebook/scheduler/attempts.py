@@ -69,7 +69,7 @@ class Leases:
         """The worker gave the claim back."""
         _attempt(task, lease).released = True
 
-    def settled(self, task: TaskRecord, verdict: Verdict) -> None:
+    def settled(self, task: TaskRecord, verdict: Lease | Verdict) -> None:
         """Close the attempt that this verdict is about."""
         attempts = task.attempts or []
         for attempt in attempts:
@@ -125,13 +125,26 @@ class Leases:
         settled = max((verdict.attempt for verdict in current(task)), default=0)
         return "" if settled > latest.attempt else worker
 
+    def worker_of(self, task: TaskRecord | None, lease: Lease) -> WorkerId:
+        """Return who has this attempt, dead or alive; empty if it is over or was given back, or its worker is lost."""
+        for attempt in (task.attempts if task is not None else None) or ():
+            if _is_of(attempt, lease):
+                worker = attempt.worker or attempt.owner
+                return "" if attempt.released or worker in self._lost else worker
+        return ""
+
+    def is_held(self, task: TaskRecord | None, lease: Lease) -> bool:
+        """Return True if a live worker has this attempt."""
+        worker = self.worker_of(task, lease)
+        return bool(worker) and worker not in self._presumed_dead
+
     def workers(self) -> list[WorkerId]:
         """Return the workers with open attempts."""
         return [worker for worker, tasks in self._tasks.items() if tasks]
 
     def task_of(self, worker: WorkerId) -> TaskRecord | None:
         """Return the task that a worker runs, or the first of those it will run next."""
-        tasks = [task for task in self._tasks.get(worker, ()) if self.holder(task) == worker]
+        tasks = [task for task in self._tasks.get(worker, ()) if task.state >= 0 and self.holder(task) == worker]
         return min(tasks, key=lambda task: task.seq, default=None)
 
 

@@ -199,6 +199,7 @@ class TaskCounts:
     def __init__(self, queues: Mapping[Any, FunctionQueue]) -> None:
         self._queues = queues
         self._rows: dict[tuple[FunctionQueue, tuple[str, ...]], list[int]] = {}
+        self.limited: dict[FunctionQueue, list[list[int]]] = {}  #: the rows of functions with limits
 
     def count(self, task: TaskRecord) -> None:
         """Count a task in the row where it belongs now."""
@@ -208,6 +209,8 @@ class TaskCounts:
         row = self._rows.get(pair)
         if row is None:
             row = self._rows[pair] = [0] * (KEPT + 1)
+            if task.queue.limits:
+                self.limited.setdefault(task.queue, []).append(row)
         task.counted_in = row
         task.counted_as = task.state
         if task.state == FINISHED and (not task.wanted or task.reused_from is not None):
@@ -250,12 +253,12 @@ class TaskCounts:
                 counts[queue.name] = counts.get(queue.name, 0) + row[column]
         return counts
 
-    def ready_with_resources(self, scope: Scope = Scope()) -> dict[Resources, int]:
-        """Return, by the resources that they need, how many tasks are ready that need any."""
-        found: dict[Resources, int] = {}
+    def ready_with_resources(self, scope: Scope = Scope()) -> dict[FunctionQueue, int]:
+        """Return, by queue, how many tasks are ready that need resources or have limits."""
+        found: dict[FunctionQueue, int] = {}
         for (queue, notebooks), row in self._rows.items():
             if queue.resources and row[READY] and (scope.notebook is None or scope.notebook in notebooks):
-                found[queue.resources] = found.get(queue.resources, 0) + row[READY]
+                found[queue] = found.get(queue, 0) + row[READY]
         return found
 
     def none_open(self, python: str) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence, Set
 from itertools import islice
 
 from jug_notebook.model import Fits, Key, Lease, Resources, Target, WorkerId
+from jug_notebook.scheduler.limits import Limits
 from jug_notebook.scheduler.records import READY, WAITING, FunctionQueue, Offer, TaskRecord, current, retry_time
 from jug_notebook.scheduler.reuse import Reuse
 
@@ -21,6 +22,7 @@ class ReadyQueue:
     def __init__(self, reported: Set[WorkerId] = frozenset()) -> None:
         """``reported``: workers whose supervisors reported their end, and in which task they died."""
         self._reported = reported
+        self.limits: Limits
         self.queues: dict[tuple[str, int, str, Resources], FunctionQueue] = {}
         self._delayed: list[tuple[float, int, TaskRecord]] = []
 
@@ -83,8 +85,8 @@ class ReadyQueue:
             mean = queue.mean
             if offers and (mean is None or mean > budget or given.get(queue, 0) >= queue.done):
                 break  # a few short runs don't promise that many will be short
-            if offers and (queue.resources != offers[0].task.queue.resources or offers[-1].deaths):
-                break  # what may have killed its worker is tried alone
+            if offers and (queue.resources != offers[0].task.queue.resources or offers[-1].deaths or queue.limits):
+                break  # what may have killed its worker is tried alone, and what is limited has tokens of its own
             task = heapq.heappop(queue.heap)[1]
             task.queued = False
             if allowed is None or task.key in allowed:
@@ -117,7 +119,7 @@ class ReadyQueue:
             untried = task.state == READY and not (task.records or task.attempts)
             if untried and seq == task.seq and (allowed is None or task.key in allowed):
                 found.append(self._offer(task))
-                if len(found) >= most:
+                if len(found) >= most or queue.limits:
                     break
         return found
 
@@ -136,9 +138,15 @@ class ReadyQueue:
             and (head := self._head(queue, now)) is not None
         ]
         heads.sort(key=lambda h: h[:2])
-        if fits is None:
+        if not any(head[2].resources for head in heads):
             return heads
-        return [head for head in heads if not head[2].resources or fits(head[2].resources)]
+        return [head for head in heads if self._may_run(head[2], fits)]
+
+    def _may_run(self, queue: FunctionQueue, fits: Fits | None) -> bool:
+        """Return True if tasks of a queue have tokens of their limits, and fit. What has no token is kept no room."""
+        if queue.limits and not self.limits.tokens_for(queue):
+            return False
+        return fits is None or not queue.of_host or fits(queue.of_host)
 
     def back(self, task: TaskRecord) -> None:
         """Put back a task that was offered and not claimed, if it is still ready."""
@@ -198,10 +206,13 @@ class ReadyQueue:
                 top = max(top, attempt.attempt)
                 known = bool(attempt.worker) and not attempt.released  # a claim that no event tells of may be forged
                 deaths += known and attempt.worker not in self._reported  # with its supervisor
-        return Offer(task, Lease(task.key, task.round, task.inputs, top + 1), failures, deaths, (task,))
+        tokens = self.limits.tokens_for(task.queue) if task.queue.limits else ()
+        return Offer(task, Lease(task.key, task.round, task.inputs, top + 1), failures, deaths, (task,), tokens)
 
     def is_valid(self, offer: Offer) -> bool:
-        """Return True if a task that was taken off the queue would still be offered like this."""
+        """Return True if a task that was taken off the queue, or a token, would still be offered like this."""
+        if not offer.tasks:
+            return self.limits.is_valid(offer.lease)
         return offer.task.state == READY and self._offer(offer.task).lease == offer.lease
 
     def next_retry(self) -> float | None:

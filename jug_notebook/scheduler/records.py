@@ -11,7 +11,19 @@ from dataclasses import dataclass, field
 from struct import Struct
 from typing import NamedTuple, TypeAlias
 
-from jug_notebook.model import NO_INPUTS, Key, Lease, Origin, Resources, State, Verdict, WorkerId
+from jug_notebook.model import (
+    NO_INPUTS,
+    Key,
+    Lease,
+    Limit,
+    Origin,
+    Resources,
+    State,
+    Verdict,
+    WorkerId,
+    limits_of,
+    of_host,
+)
 
 Place: TypeAlias = int
 """Where a store keeps a body (sealed bytes): a number less than 2^96 that only that store understands."""
@@ -121,6 +133,11 @@ class FunctionQueue:
     stale: int = 0  #: how many in the heap are no longer ready
     done: int = 0  #: finished runs
     spent: float = 0.0  #: seconds in them
+    limits: tuple[Limit, ...] = field(init=False)
+    of_host: Resources = field(init=False)  #: ``resources`` without the limits
+
+    def __post_init__(self) -> None:
+        self.limits, self.of_host = limits_of(self.resources), of_host(self.resources)
 
     @property
     def mean(self) -> float | None:
@@ -221,6 +238,7 @@ class Offer(NamedTuple):
     """A ready task, the lease that a claim of it would be, and how often it failed and how often its worker died.
 
     ``tasks``: the task and those that follow it; each of these needs the one before, and nothing else that isn't there.
+    ``tokens`` of limits are to be claimed with it. An offer that is a token has no ``tasks``.
     """
 
     task: TaskRecord
@@ -228,6 +246,7 @@ class Offer(NamedTuple):
     failures: int
     deaths: int
     tasks: tuple[TaskRecord, ...]
+    tokens: tuple[Lease, ...] = ()
 
 
 def retry_time(task: TaskRecord) -> float:

@@ -34,6 +34,7 @@ from jug_notebook.model import (
     Requested,
     Scope,
     Settled,
+    Started,
     State,
     Submitted,
     Target,
@@ -43,6 +44,7 @@ from jug_notebook.model import (
     WorkerLost,
 )
 from jug_notebook.scheduler.attempts import History, Leases
+from jug_notebook.scheduler.limits import Limits
 from jug_notebook.scheduler.queries import CountRow, Notebooks, TaskCounts, is_narrow, keys_of_target, listing
 from jug_notebook.scheduler.queue import ReadyQueue
 from jug_notebook.scheduler.records import (
@@ -86,7 +88,7 @@ class SchedulerState:
     def __init__(self) -> None:
         self.tasks: dict[Key, TaskRecord] = {}
         self.version = 0
-        self.counter = 0  #: the highest counter of any request
+        self.counter = 0  #: the highest counter of any request, or of submissions that differ in priority or resources
         self.leases = Leases()
         self.queue = ReadyQueue(self.leases.reported)
         self.history = History()
@@ -96,6 +98,7 @@ class SchedulerState:
         self.forgotten: dict[Key, tuple[int, int]] = {}  #: counter and round up to which events about a task are void
         self.moved: dict[Place, Place] | None = None  #: filled with the new places of bodies, unless it is None
         self.counts = TaskCounts(self.queue.queues)
+        self.limits = self.queue.limits = Limits(self.tasks, self.leases, self.counts)
         self._notebooks = Notebooks(self.counts)
         self.failed: dict[TaskRecord, float] = {}  #: and when each did, seconds since the epoch
         self._work: deque[TaskRecord] = deque()
@@ -147,6 +150,8 @@ class SchedulerState:
             ended = [self.ended_by.get(worker, 0.0), *[one.started + one.duration for one in event.verdicts]]
             self.ended_by[worker] = max(ended)
         elif type(event) is Claimed:
+            if event.tokens:
+                self.limits.claimed(event)
             for lease in event.leases:
                 task = self.tasks.get(lease.key) or self._record(lease.key)
                 if self.leases.claimed(task, lease, event.worker):
@@ -170,6 +175,8 @@ class SchedulerState:
                 self._work.append(task)
         elif type(event) is WorkerLost:
             self._work.extend(self.leases.worker_lost(event.worker, event.found))
+        elif type(event) is Started:
+            self.limits.started(event)
         elif type(event) is Forgotten:
             self.counter = max(self.counter, event.counter)
             self._forget(event)
@@ -488,6 +495,7 @@ def _resubmitted(state: SchedulerState, task: TaskRecord, queue: FunctionQueue, 
     if before == now:
         return True
     state.resubmitted.add(task.key)
+    state.counter = max(state.counter, counter, task.since)  # so that the next one comes after both
     if (counter, now) < (task.since, before):
         return False
     state._sequence += 1
@@ -511,7 +519,7 @@ def without_forgotten(
     event: E, bodies: Sequence[Place], forgotten: dict[Key, tuple[int, int]]
 ) -> tuple[E, Sequence[Place]]:
     """Return what is left of an event, and of its bodies, without the tasks that were forgotten after it."""
-    if isinstance(event, WorkerLost | Forgotten):
+    if isinstance(event, WorkerLost | Forgotten | Started):
         return event, bodies
     keep: list[bool]
     if isinstance(event, Submitted | Requested | Accepted):
@@ -525,6 +533,6 @@ def without_forgotten(
         keep = [one.key not in forgotten or one.round > forgotten[one.key][1] for one in leases]
     if all(keep):
         return event, bodies
-    columns = {name: getattr(event, name) for name in event.__struct_fields__}
+    columns = {name: getattr(event, name) for name in event.__struct_fields__ if name != "tokens"}
     kept = {name: list(compress(column, keep)) for name, column in columns.items() if isinstance(column, list)}
     return msgspec.structs.replace(event, **kept), list(compress(bodies, keep))

@@ -28,7 +28,10 @@ LATELY = 60.0  #: seconds for which a dead worker is still listed
 def task_view(scheduler: SchedulerState, task: TaskRecord) -> TaskView:
     outcome = scheduler.outcome(task.key)
     if outcome is None:
-        return TaskView(task.key, task.queue.name, STATES[task.state], worker=scheduler.leases.holder(task))
+        waits = scheduler.limits.waits_for(task)
+        return TaskView(
+            task.key, task.queue.name, STATES[task.state], worker=scheduler.leases.holder(task), waits_for=waits
+        )
     verdict, _, worker = outcome
     source = "" if task.reused_from is None else verdict.key
     return TaskView(
@@ -85,11 +88,12 @@ def _functions(scheduler: SchedulerState, scope: Scope, dead: Container[WorkerId
 def _shortage(scheduler: SchedulerState, scope: Scope, processes: Sequence[tuple[WorkerInfo, bool, float]]) -> str:
     """Return what ready tasks wait for that no host has free: "3 tasks wait for a GPU: 4 of 4 in use on 1 host"."""
     crews = [(info.host, info.resources) for info, alive, _ in processes if alive and info.resources]
-    found = []
-    for resources, count in scheduler.counts.ready_with_resources(scope).items() if crews else ():
-        if short := shortage(resources, crews):
-            found.append(f"{plural(count)} wait{'s' * (count == 1)} for {short}")
-    return " · ".join(found)
+    waiting: Counter[str] = Counter()
+    for queue, count in scheduler.counts.ready_with_resources(scope).items():
+        short = scheduler.limits.note(queue) if queue.limits else ""
+        if short := short or (shortage(queue.of_host, crews) if crews else ""):
+            waiting[short] += count
+    return " · ".join(f"{plural(count)} wait{'s' * (count == 1)} for {short}" for short, count in waiting.items())
 
 
 def _up_to_date(scheduler: SchedulerState, info: WorkerInfo, heartbeat: float) -> WorkerInfo:

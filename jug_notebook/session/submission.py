@@ -17,7 +17,18 @@ import msgspec
 from jug_notebook import codec, system
 from jug_notebook.errors import BadTask, ChangedInCell, JugError, StoreError, Unhashable
 from jug_notebook.keys.code import Code
-from jug_notebook.model import Address, Key, Origin, Spec, State, Submission, SubmitReport, Target, TaskTemplate
+from jug_notebook.model import (
+    Address,
+    Key,
+    Origin,
+    Spec,
+    State,
+    Submission,
+    SubmitReport,
+    Target,
+    TaskTemplate,
+    with_limits,
+)
 from jug_notebook.render import plural
 from jug_notebook.session.access import StoreAccess
 from jug_notebook.store import Store, addresses_in, lacks_room
@@ -125,7 +136,7 @@ class SubmissionQueue:
         if version is None or not known or function.hidden or now - self._bundles[version][1] > FRESH:
             address, data = self._store_function(function, code)
             encoded = msgspec.msgpack.encode(_template(function, code, address, self._runner, loggers))
-            rest = function.priority, function.nout, code.parts, function.resources
+            rest = function.priority, function.nout, code.parts, with_limits(function.resources, function.limit)
             version = FunctionVersion(function.name, function, code.digest, encoded, *rest)
             self._last[function] = version
             self._bundles[version] = addresses_in(data) | {address}, now
@@ -498,7 +509,7 @@ def _template(function: TaskFunction, code: Code, bundle: Address, runner: str, 
         priority=function.priority,
         nout=function.nout,
         loggers=loggers,
-        resources=function.resources,
+        resources=with_limits(function.resources, function.limit),
     )
 
 

@@ -32,6 +32,7 @@ from jug_notebook.model import (
     State,
     Why,
     decoder,
+    of_host,
 )
 from jug_notebook.render.format import shortage
 from jug_notebook.session import differences
@@ -366,9 +367,11 @@ class WhyQuery:
         return [Reason(Cause.FAILED, "failed", f"failed: {_error_of(outcome)}", at=at)]
 
     def _resource_reasons(self, key: Key) -> list[Reason]:
+        if limit := self._store.waits_for([key])[0]:
+            return [Reason(Cause.RESOURCES, "limit", f"waits for {limit}")]
         spec = self._spec(key)
         crews = [(info.host, info.resources) for info, alive, _ in self._store.processes() if alive and info.resources]
-        short = shortage(template(spec.template).resources, crews) if spec is not None and crews else ""
+        short = shortage(of_host(template(spec.template).resources), crews) if spec is not None and crews else ""
         return [Reason(Cause.RESOURCES, "resources", f"waits for {short}")] if short else []
 
     def _need_reasons(self, spec: Spec, state: State) -> list[Reason]:

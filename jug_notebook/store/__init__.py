@@ -63,6 +63,7 @@ class Store(Queries, Protocol):
     pin: str = ""  #: the name by which `keyring` knows what was last here; empty where that doesn't count
     maps: bool = False  #: does `get_blob` map files of this host's?
     patience: float = PATIENCE  #: seconds for which every verb waits for a server that is away, before Unreachable
+    pause: float | None = None  #: after a `claim` that got nothing: seconds until a task may begin by time alone
     notify: Callable[[str], None] | None = None  #: gets a line, once, when a server has been away for some seconds
 
     @property
@@ -104,6 +105,13 @@ class Store(Queries, Protocol):
         With ``chains``, claims may be followed by tasks that need the one before: their inputs are `NEXT`, and they
         are not claimed, but no other worker gets them before what they need is settled. To be settled together with
         that, or left alone; ``begun`` is one that the worker runs already while it settles what that needs.
+        """
+
+    @abstractmethod
+    def start(self, tokens: Sequence[Lease], ahead: float = 0.0) -> None:
+        """Note that a task claimed with these tokens begins now, or in ``ahead`` seconds: `Claim.tokens` asks for it.
+
+        Their periods begin then. The task must begin within `MARGIN` seconds of that. Known to all on return.
         """
 
     @abstractmethod

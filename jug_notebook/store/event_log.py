@@ -39,6 +39,7 @@ from jug_notebook.model import (
     Settled,
     Settlement,
     Snapshot,
+    Started,
     State,
     Submission,
     SubmitReport,
@@ -91,6 +92,8 @@ class EventLogStore(Store, ABC):
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._scheduler = SchedulerState()
+        self._scheduler.limits.spread = random.getrandbits(30)
+        self._scheduler.limits.now = self._server_time
         self._lock = threading.RLock()
         self.in_doubt = False  # as after an interrupt (Ctrl-C) that may have changed half of the picture
         self._extents = Extents(self)
@@ -150,8 +153,9 @@ class EventLogStore(Store, ABC):
         self.in_doubt = True
 
     def _make_anew(self) -> None:
-        version = self._scheduler.version
+        version, limits = self._scheduler.version, self._scheduler.limits
         self._scheduler = SchedulerState()
+        self._scheduler.limits.spread, self._scheduler.limits.now = limits.spread, limits.now
         self._scheduler.version = version + 1
         self._rewind()
 
@@ -263,14 +267,27 @@ class EventLogStore(Store, ABC):
                     if not self.in_doubt:
                         raise
                     claims = []
-                retry = self._scheduler.queue.next_retry()
+                self.pause = None if claims else self._pause_for_time()
             left = until - self._clock.monotonic()
             if claims or left <= 0:
                 return claims
-            if retry is not None:
-                left = max(0.001, min(left, retry - self._clock.now()))
-            self.watch(seen, left)
+            self.watch(seen, left if self.pause is None else max(0.001, min(left, self.pause)))
             look = True
+
+    def _pause_for_time(self) -> float | None:
+        """Return the seconds until a task may begin that waits for nothing else; None where there is none."""
+        retry, due = self._scheduler.queue.next_retry(), self._scheduler.limits.pause()
+        pauses = [] if retry is None else [retry - self._clock.now()]
+        return min(pauses if due is None else [*pauses, due], default=None)
+
+    def start(self, tokens: Sequence[Lease], ahead: float = 0.0) -> None:
+        with self._step() as scheduler:
+            self._record(Started(list(tokens), scheduler.limits.now() + ahead))
+            self._commit(None)
+
+    def _server_time(self) -> float:
+        """Return the time in seconds since the epoch, by a clock that all processes have in common."""
+        return self._clock.now()
 
     @contextmanager
     def _delivered(self, won: Sequence[Offer]) -> Iterator[None]:
@@ -323,14 +340,15 @@ class EventLogStore(Store, ABC):
             if chains and not (target and is_narrow(target)):
                 offers = with_followers(offers, limit, python, target, scheduler.reuse)
             try:
-                wins = self._win(worker, offers)
+                wins = self._win_with_tokens(worker, offers)
             except BaseException:
                 for offer in offers:
                     scheduler.queue.back(offer.task)
                 raise
             won = [offer for offer, win in zip(offers, wins, strict=True) if win]
             if won:
-                self._record(Claimed(worker, [offer.lease for offer in won]))
+                tokens = [token for offer in won for token in offer.tokens]
+                self._record(Claimed(worker, [offer.lease for offer in won], tokens))
             for offer, win in zip(offers, wins, strict=True):
                 if not win:
                     scheduler.queue.back(offer.task)
@@ -343,6 +361,23 @@ class EventLogStore(Store, ABC):
             if won:
                 means = [task.queue.mean for offer in won for task in offer.tasks]
                 return won, None if None in means else sum(m for m in means if m is not None)
+
+    def _win_with_tokens(self, worker: WorkerId, offers: Sequence[Offer]) -> list[bool]:
+        """Try to claim. A limited task comes alone, and is claimed together with its tokens or not at all."""
+        offer, limits = offers[0], self._scheduler.limits
+        if not offer.task.queue.limits:
+            return self._win(worker, offers)
+        asked = [*map(limits.offer, offer.tokens), offer]
+        wins = self._win(worker, asked) if offer.tokens else [False]
+        if all(wins):
+            return [True]
+        won = [one for one, win in zip(asked, wins, strict=True) if win]
+        leases = [one.lease for one in won if one.tasks]
+        if won:
+            self._record(Claimed(worker, leases, [one.lease for one in won if not one.tasks]))
+        if leases:
+            self._record(Released(leases))
+        return [False]
 
     def _loaded(self, won: Sequence[Offer]) -> list[Claim]:
         """Return claims of what was won, with the bodies that are needed to use them."""
@@ -359,8 +394,9 @@ class EventLogStore(Store, ABC):
                     lease, tries = offer.lease, (offer.failures, offer.deaths)
                 else:
                     lease, tries = Lease(task.key, task.round, NEXT, 1), (0, 0)
-                more = queue.mean or 0.0, queue.resources
-                claims.append(Claim(lease, queue.name, body, outcomes, *tries, proofs, *more))
+                rates = scheduler.limits.of_rates(offer.tokens) if offer.tokens else ()
+                more = queue.mean or 0.0, queue.of_host
+                claims.append(Claim(lease, queue.name, body, outcomes, *tries, proofs, *more, tokens=rates))
         return claims
 
     def _places_for(self, offer: Offer) -> list[Place]:

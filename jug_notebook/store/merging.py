@@ -1,9 +1,9 @@
 """What compaction keeps of an event log: the events that the scheduler state still uses, in few and large ones.
 
 It keeps submitted tasks, the latest request of each origin, outcomes that count or may be reused, open claims,
-invalidations and acceptances. It drops what the state has dropped: superseded requests, outcomes of earlier rounds,
-claims that have an outcome, and all events about a task before it was forgotten. So what is kept, when applied, gives
-the same state as the whole log.
+invalidations, acceptances and the latest tokens of limits. It drops what the state has dropped: superseded requests,
+outcomes of earlier rounds, claims that have an outcome, and all events about a task before it was forgotten. So what is
+kept, when applied, gives the same state as the whole log.
 """
 
 from __future__ import annotations
@@ -107,6 +107,10 @@ class Merger:
         for name, rows in self._rows.items():
             self._write(name, rows)
         self._rows.clear()
+        for event in self._scheduler.limits.events():
+            self._append(event, ())
+            if isinstance(event, Claimed) and event.leases:
+                self._claimers.add(event.worker)
         for worker in sorted(self._lost.keys() & self._claimers):
             self._append(WorkerLost(worker, self._lost[worker]), ())
 

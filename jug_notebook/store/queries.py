@@ -137,6 +137,11 @@ class Queries(Protocol):
             last = max(spans, key=lambda span: span.ended, default=None)
             return spans, queries.critical_path(None if last is None else scheduler.tasks.get(last.key))
 
+    def waits_for(self, keys: Sequence[Key]) -> list[str]:
+        """Return, for each ready task, the limit that is used up: "db (4 of 4 in use)"; empty where there is none."""
+        with self._updated() as scheduler:
+            return [scheduler.limits.waits_for(scheduler.tasks.get(key)) for key in keys]
+
     def keys_named(self, name: str, scope: Scope = Scope()) -> list[Key]:
         """Return the tasks of one function."""
         with self._updated() as scheduler:

@@ -44,6 +44,7 @@ def cell_task(
     secret_env: Sequence[str] = (),
     pin: Sequence[str] = (),
     resources: Mapping[str, float | str] = {},
+    limit: str | Sequence[str] = (),
 ) -> Task:
     """Return the task that a cell ``%%jugtask NAME`` makes of its source: ``%jug_export`` writes such calls.
 
@@ -64,7 +65,13 @@ def cell_task(
         "timeout": timeout,
         "ignore_globals": tuple(ignore_globals),
     }
-    options |= {"env": tuple(env), "secret_env": tuple(secret_env), "resources": resources, "pin": tuple(pin)}
+    options |= {
+        "env": tuple(env),
+        "secret_env": tuple(secret_env),
+        "resources": resources,
+        "pin": tuple(pin),
+        "limit": limit,
+    }
     if bash:
         return of_script(name, source, namespace, inputs, **options)
     body = read(name, source, outputs)

@@ -20,7 +20,7 @@ from jug_notebook.keys import digest
 from jug_notebook.keys.callables import signature
 from jug_notebook.keys.code import Code, examine
 from jug_notebook.keys.packages import pinned
-from jug_notebook.model import Resources
+from jug_notebook.model import Limit, Resources, parse_limits
 from jug_notebook.render.format import describe_arguments, parse_resources
 from jug_notebook.system import positive_number, whole_number
 from jug_notebook.task import context as context
@@ -48,7 +48,7 @@ definitions: weakref.WeakValueDictionary[str, TaskFunction] = weakref.WeakValueD
 
 _OPTIONS = (
     "version", "name", "nout", "retries", "timeout", "ignore", "ignore_globals", "depends", "priority", "runner",
-    "env", "secret_env", "resources", "pin",
+    "env", "secret_env", "resources", "limit", "pin",
 )  # fmt: skip
 
 _LONG = 10**15
@@ -80,6 +80,7 @@ class TaskFunction:
         env: Iterable[str] = (),
         secret_env: Iterable[str] = (),
         resources: Mapping[str, float | str] | Resources = (),
+        limit: str | Iterable[str | Limit] = (),
         pin: Iterable[str] = (),
         runner: str = "",
         definition: bool = False,
@@ -105,6 +106,7 @@ class TaskFunction:
         self.env = listed_option("env", env)
         self.secret_env = listed_option("secret_env", secret_env)
         self.resources = parse_resources(resources, BadTask)
+        self.limit = parse_limits(limit, BadTask)
         self.pin = listed_option("pin", pin)
         self.runner = runner
         self._bind(function)
@@ -550,6 +552,7 @@ def task(
     env: Iterable[str] = (),
     secret_env: Iterable[str] = (),
     resources: Mapping[str, float | str] = {},
+    limit: str | Iterable[str] = (),
     pin: Iterable[str] = (),
 ) -> Callable[[Callable[..., Any]], TaskFunction]: ...
 def task(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
@@ -564,6 +567,10 @@ def task(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
     that it starts on its machine; a task whose worker has none fails. What the task itself prints or returns is kept.
     ``resources`` are what a host must have free for a run, {"gpu": 1, "mem": "8G", "license": 2}: see the workers'
     options of the same names. A task gets GPUs of its own, or with 0.5 half of one. They are no part of the key.
+    ``limit="db:4"``: at most 4 tasks that name ``db`` run at a time, on all hosts that work on the store together;
+    ``limit="api:60/min"``: at most 60 that name ``api`` begin within a minute (or per s, h, day); ``("db:4",
+    "api:60/min")`` means both. Of two numbers for one name the smaller holds. What is stored doesn't count, nor is it a
+    part of the key.
     ``pin=("scikit-learn",)`` makes the installed versions of packages, or of "python", a part of the key: after an
     upgrade tasks run again, and a worker that has another version fails them rather than run them.
 

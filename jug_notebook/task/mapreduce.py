@@ -109,7 +109,7 @@ def _short(function: TaskFunction) -> str:
 
 
 def _attempt_options(function: TaskFunction) -> dict[str, Any]:
-    return {name: getattr(function, name) for name in ("retries", "timeout", "priority", "resources")}
+    return {name: getattr(function, name) for name in ("retries", "timeout", "priority", "resources", "limit")}
 
 
 def _items(sequence: Any) -> list[Any]:

@@ -333,8 +333,11 @@ class StoreServer:
             self._fresh = False
             if self._waiting and not events:
                 with self._patience():
+                    pause = RETRY if self._store.pause is None else min(RETRY, max(SHORTLY, self._store.pause))
+                    if pause < RETRY:
+                        left = max(0.0, min(left, self._looked + pause - self._clock.monotonic()))
                     before, self._seen = self._seen, self._store.watch(self._seen, left, self._selector.fileno())
-                    if self._seen != before or self._clock.monotonic() - self._looked >= RETRY:
+                    if self._seen != before or self._clock.monotonic() - self._looked >= pause:
                         self._hand_out()
                     left = 0.0
                 self._fresh = False

@@ -30,6 +30,7 @@ from jug_notebook.keys.advice import storing_result
 from jug_notebook.keys.packages import check_pins
 from jug_notebook.model import (
     AWAY,
+    MARGIN,
     NEXT,
     NO_INPUTS,
     NO_ROOM,
@@ -313,6 +314,8 @@ class TaskRunner:
                 self._classes[cls] = Traces(cls)
         if self._alone:
             self._loggers.set_up(template.loggers)
+        if claim.tokens:
+            self._start(claim.tokens)
         attempt.stage = "raised"
         call = function.call
         value = runner.call(call, args, kwargs) if runner is not None else run_to_end(call, args, kwargs)
@@ -327,6 +330,17 @@ class TaskRunner:
         self._made.value = (digest, value) if small else None
         if dropped and not self._in_process:  # a notebook is warned by what it loads, a terminal by the log
             print(f"{DroppedByPickle.__name__}: {dropped}", file=sys.stderr)
+
+    def _start(self, tokens: Sequence[Lease]) -> None:
+        """Have the periods of rates begin, at a time that is known to be close to that at which the call begins."""
+        ahead = 0.0
+        while True:
+            since = self._clock.monotonic()
+            self.patiently(partial(self._store.start, tokens, ahead))
+            took = self._clock.monotonic() - since
+            if took <= ahead + MARGIN / 2:
+                return
+            ahead = 2 * took
 
     def _is_no_outcome(self, error: BaseException, stage: str) -> bool:
         """Is an error not the task's doing? Then the task is given back, and the worker ends."""

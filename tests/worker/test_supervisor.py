@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -114,14 +114,17 @@ class Site:
         self.fifo = Fifo(folder)
         self.started: list[subprocess.Popen[str]] = []
 
-    def supervise(self, size: int = 1, crew: str = "", **options: object) -> subprocess.Popen[str]:
+    def supervise(
+        self, size: int = 1, crew: str = "", within: Sequence[str] = (), **options: object
+    ) -> subprocess.Popen[str]:
+        """Start a supervisor; ``within`` is a command that runs it, as one that makes a namespace."""
         given = "".join(f", {name}={value!r}" for name, value in options.items())
         call = "import sys; from jug_notebook.model import Target; from jug_notebook.worker import WorkerOptions; "
         call += "from jug_notebook.worker.supervisor import supervise; "
         call += f"sys.exit(supervise({self.store.url!r}, WorkerOptions({size}{given}), crew={crew!r}))"
         self.started.append(
             subprocess.Popen(
-                [sys.executable, "-c", call],
+                [*within, sys.executable, "-c", call],
                 env={**os.environ, "PYTHONPATH": str(ROOT)},
                 stderr=subprocess.PIPE,
                 text=True,

@@ -300,6 +300,12 @@ class FileStore(EventLogStore):
         self._logs.find(names)
         return epoch
 
+    def _server_time(self) -> float:
+        try:
+            return self._root.server_time()
+        except OSError:  # as of a store that may only be read
+            return self._clock.now()
+
     def _check(self) -> None:
         check_identity(self._root, self.id, self.display_url)
 

@@ -282,14 +282,13 @@ def _has_outcome(scheduler: SchedulerState, key: Key, round: int, inputs: bytes,
     if round <= scheduler.forgotten.get(key, (0, -1))[1]:
         return True
     task = scheduler.tasks.get(key)
-    return task is not None and (
-        round < task.round
-        or any(
-            (verdict.round, verdict.inputs) == (round, inputs)
-            and verdict.attempt >= attempt
-            and log_of(place).path.parent.name != "log"
-            for verdict, place, _ in task.outcomes
-        )
+    if task is None:
+        return scheduler.limits.is_over(key, attempt)
+    return round < task.round or any(
+        (verdict.round, verdict.inputs) == (round, inputs)
+        and verdict.attempt >= attempt
+        and log_of(place).path.parent.name != "log"
+        for verdict, place, _ in task.outcomes
     )
 
 

@@ -472,7 +472,7 @@ class Writer:
         if sizes and max(sizes) >= _LARGEST:
             raise StoreError(f"a task's record of {max(sizes):,} bytes is too large for {self._folder}")
         content = content_of(Frame(event, sizes), bodies)
-        if isinstance(event, Claimed):
+        if isinstance(event, Claimed) and not event.tokens:  # for these, others must know what they belong to
             self._postponed.append(content)
             return []
         self._write(content)

@@ -349,9 +349,9 @@ class RedisStore(EventLogStore):
     @understood
     def _win(self, worker: WorkerId, offers: Sequence[Offer]) -> list[bool]:
         self._require_key()
-        leases = [offer.lease for offer in offers]
+        tokens, leases = _parted(offers)
         places = list(dict.fromkeys(place for offer in offers for place in self._places_for(offer)))
-        claiming = self._log.claim_command(worker, leases)
+        claiming = self._log.claim_command(worker, leases, tokens=tokens)
         try:
             owners, *bodies = self._send([claiming, *self._fetching(places)])
             if self._log.stale:
@@ -363,9 +363,10 @@ class RedisStore(EventLogStore):
         if owners is None:
             self._apply()
             raise Returned
-        held = [lease for lease, owner in zip(leases, owners, strict=True) if not owner]
+        held = [offer for offer, owner in zip(offers, owners, strict=True) if not owner]
         if held:
-            self._connection.remember(self._log.claim_command(worker, held, again=claiming))
+            of_limits, of_tasks = _parted(held)
+            self._connection.remember(self._log.claim_command(worker, of_tasks, claiming, of_limits))
         news = self._apply()
         self._fetched = {
             place: body for place, body in zip(places, (b for part in bodies for b in part), strict=True) if body
@@ -378,8 +379,12 @@ class RedisStore(EventLogStore):
                 self._scheduler.observe(self._scheduler.leases.found(*found))
         if news:  # what was won by a picture that was out of date is given back
             valid = [has and self._scheduler.queue.is_valid(offer) for offer, has in zip(offers, won, strict=True)]
-            void = [lease for lease, has, still in zip(leases, won, valid, strict=True) if has and not still]
-            won = valid
+            if tokens and not all(valid):
+                valid = [False] * len(offers)
+            lost = [offer for offer, has, still in zip(offers, won, valid, strict=True) if has and not still]
+            won, void = valid, _parted(lost)[1]
+            if tokens and lost:
+                super()._record(Claimed(worker, void, _parted(lost)[0]))
             if void:
                 super()._record(Released(void))
         return won
@@ -390,13 +395,19 @@ class RedisStore(EventLogStore):
         names = self._log.claim_names([offer.lease for _, offer in self._doubtful])
         owners = self._connection.command("HMGET", self._connection.key("claims"), *names)
         doubtful, self._doubtful = self._doubtful, []
-        held: dict[WorkerId, list[Lease]] = {}
+        held: dict[WorkerId, list[Offer]] = {}
         for (worker, offer), owner in zip(doubtful, owners, strict=True):
             if owner == worker.encode():
-                held.setdefault(worker, []).append(offer.lease)
+                held.setdefault(worker, []).append(offer)
         self._announced = False
-        for worker, leases in held.items():
-            self._record_all([(Claimed(worker, leases), ()), (Released(leases), ())])
+        for worker, offers in held.items():
+            tokens, leases = _parted(offers)
+            self._record_all([(Claimed(worker, leases, tokens), ()), (Released(leases), ())])
+
+    @understood
+    def _server_time(self) -> float:
+        seconds, micros = self._connection.command("TIME")
+        return int(seconds) + int(micros) / 1e6
 
     # -- processes -----------------------------------------------------------------------------------------------------
 
@@ -490,3 +501,12 @@ class RedisStore(EventLogStore):
                 self._extents.leave(left)
         finally:
             self._connection.close()
+
+
+def _parted(offers: Iterable[Offer]) -> tuple[list[Lease], list[Lease]]:
+    """Return the leases of those that are tokens of limits, and of those that are tasks."""
+    tokens: list[Lease] = []
+    leases: list[Lease] = []
+    for offer in offers:
+        (leases if offer.tasks else tokens).append(offer.lease)
+    return tokens, leases

@@ -153,16 +153,18 @@ class Log:
         assert self.seal is not None
         return [claim_name(lease, self.seal) for lease in leases]
 
-    def claim_command(self, worker: WorkerId, leases: Sequence[Lease], again: Command = ()) -> Command:
-        """Return the command that claims attempts; if it wins all, it appends that to the log.
+    def claim_command(
+        self, worker: WorkerId, leases: Sequence[Lease], again: Command = (), tokens: Sequence[Lease] = ()
+    ) -> Command:
+        """Return the command that claims tokens and attempts; if it wins all, it appends that to the log.
 
         ``again``: the command by which they were won, to be repeated if the server loses that.
         """
         assert self.seal is not None, "who has no key claims nothing"
-        names = self.claim_names(leases)
+        names = self.claim_names([*tokens, *leases])
         if len(again) == 9 + len(names):
             return (*again[:8], 1, *names)
-        frame = claim_frame(self._writer, Claimed(worker, list(leases)), self.seal)
+        frame = claim_frame(self._writer, Claimed(worker, list(leases), list(tokens)), self.seal)
         return self._connection.script(
             "claim", self._connection.id, CLAIMS + self._writer, worker, frame, int(bool(again)), *names
         )

@@ -116,7 +116,7 @@ def _is_over(name: bytes, scheduler: SchedulerState) -> bool:
         return True
     task = scheduler.tasks.get(key)
     if task is None or int(round) < task.round or int(round) <= scheduler.forgotten.get(key, (0, -1))[1]:
-        return key in scheduler.forgotten or task is not None
+        return key in scheduler.forgotten or task is not None or scheduler.limits.is_over(key, int(attempt))
     return any(
         (verdict.round, verdict.inputs) == (int(round), inputs) and verdict.attempt >= int(attempt)
         for verdict, _, _ in task.outcomes

@@ -1,0 +1,209 @@
+"""Limits: how many tasks of a store may run at a time that name one, or begin in a time. Pure.
+
+A limit of N has N *slots*. A limited task is claimed together with a *token* of a slot of each of its limits: a lease
+on the slot, claimed like one on a task, so that two workers never have the same. The token is used up once the attempt
+at the task is over: settled, given back, or ended by the death of its worker. Then the slot has a next token. That of a
+rate comes once the period has passed since the task began, by the clock of the store, for those of hosts may differ.
+
+What several functions say of one name holds for all: of two numbers, the smaller, while tasks of both are open.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from hashlib import sha1
+from itertools import islice
+
+from jug_notebook.model import MARGIN, NO_INPUTS, Claimed, Key, Lease, Limit, Started
+from jug_notebook.scheduler.attempts import Leases
+from jug_notebook.scheduler.queries import TaskCounts
+from jug_notebook.scheduler.records import READY, RUNNING, WAITING, FunctionQueue, Offer, TaskRecord
+
+ASTRAY = 5.0  #: seconds in the future from which on a recorded time shows that the store's clock was put back
+
+
+@dataclass(slots=True, eq=False)
+class Slot:
+    """A place of a limit that one task at a time has."""
+
+    record: TaskRecord  #: of claims that no event tells of so far
+    number: int = 0  #: of the last token that an event tells of
+    leases: tuple[Lease, ...] = ()  #: what was claimed with that token
+    begun: int = 0  #: of the last token with which a task began, where that is recorded
+    started: float = 0.0  #: when it did, by the store's clock
+    period: int = 0  #: of the limit
+
+
+@dataclass(eq=False)
+class Limits:
+    """The slots of all limits, as the events applied so far have them.
+
+    ``now`` returns the time by the store's clock. ``spread`` is another number in each process that claims: so many
+    slots further on it begins to look for a free one, so that few look at the same.
+    """
+
+    _tasks: dict[Key, TaskRecord]
+    _leases: Leases
+    _counts: TaskCounts
+    now: Callable[[], float] = field(default=lambda: 0.0)
+    spread: int = 0
+    _slots: dict[Key, Slot] = field(default_factory=dict)
+    _keys: dict[tuple[str, int], list[Key]] = field(default_factory=dict)
+
+    # -- events --------------------------------------------------------------------------------------------------------
+
+    def claimed(self, event: Claimed) -> None:
+        """A task was claimed with these tokens; where there is no task, they are used up without one."""
+        for token in event.tokens:
+            slot = self._slot(token.key)
+            self._leases.settled(slot.record, token)
+            if token.attempt >= slot.number:
+                before = slot.leases if token.attempt == slot.number else ()
+                slot.number, slot.leases = token.attempt, (*before, *event.leases)
+
+    def started(self, event: Started) -> None:
+        """Note when a task began."""
+        for token in event.tokens:
+            slot = self._slot(token.key)
+            slot.begun, slot.started = max(slot.begun, token.attempt), max(slot.started, event.at)
+
+    def events(self) -> Iterator[Claimed | Started]:
+        """Yield the events from which follows what is known of all slots."""
+        for key, slot in self._slots.items():
+            if slot.number:
+                token, held = Lease(key, 0, NO_INPUTS, slot.number), False
+                for lease in slot.leases:
+                    if worker := self._leases.worker_of(self._tasks.get(lease.key), lease):
+                        held = True
+                        yield Claimed(worker, [lease], [token])
+                if not held:
+                    yield Claimed("", [], [token])
+            if slot.begun:
+                yield Started([Lease(key, 0, NO_INPUTS, slot.begun)], slot.started)
+
+    # -- tokens --------------------------------------------------------------------------------------------------------
+
+    def tokens_for(self, queue: FunctionQueue) -> tuple[Lease, ...]:
+        """Return a token of each limit of these tasks; none where one has no free slot."""
+        found = []
+        for limit in self.in_force(queue):
+            now = self.now() if limit.period else 0.0
+            keys = self._keys_of(limit)
+            for index in range(limit.number):
+                slot = self._slot(key := keys[(index + self.spread) % limit.number])
+                if self._is_free(slot) and self._due(slot, limit, now) <= now:
+                    found.append(self._token(key, slot))
+                    break
+            else:
+                return ()
+        return tuple(found)
+
+    def in_force(self, queue: FunctionQueue) -> list[Limit]:
+        """Return all limits of the names that this function gives, each with the smallest number that any has."""
+        names = {limit.name for limit in queue.limits}
+        found: dict[tuple[str, int], Limit] = {}
+        for limit in [*queue.limits, *(limit for limit, _ in self.open_limits())]:
+            if limit.name in names:
+                known = found.setdefault((limit.name, limit.period), limit)
+                found[limit.name, limit.period] = min(known, limit)
+        return sorted(found.values())
+
+    def open_limits(self) -> Iterator[tuple[Limit, FunctionQueue]]:
+        """Yield the limits of functions that have tasks that wait, are ready or run."""
+        for queue, rows in self._counts.limited.items():
+            if any(row[WAITING] or row[READY] or row[RUNNING] for row in rows):
+                for limit in queue.limits:
+                    yield limit, queue
+
+    def offer(self, token: Lease) -> Offer:
+        """Return the token as an offer, to be claimed."""
+        return Offer(self._slot(token.key).record, token, 0, 0, ())
+
+    def is_valid(self, token: Lease) -> bool:
+        """Return True if that is still the next token of its slot, which is free."""
+        slot = self._slot(token.key)
+        return self._token(token.key, slot) == token and self._is_free(slot)
+
+    def of_rates(self, tokens: Sequence[Lease]) -> tuple[Lease, ...]:
+        """Return those of the tokens whose period begins when the task does."""
+        return tuple([token for token in tokens if self._slot(token.key).period])
+
+    def pause(self) -> float | None:
+        """Return the seconds until ready tasks that wait for nothing but the time may begin; None if there are none."""
+        waits = []
+        for queue, rows in self._counts.limited.items():
+            if any(row[READY] for row in rows) and (missing := self._missing(queue)) is not None:
+                limit, wait = missing
+                waits += [wait] if limit.period and wait is not None else []
+        return min(waits, default=None)
+
+    def note(self, queue: FunctionQueue) -> str:
+        """Return what ready tasks of a function wait for, "db (4 of 4 in use)", "api (60/min, next in 12 s)"."""
+        missing = self._missing(queue)
+        if missing is None:
+            return ""
+        limit, wait = missing
+        by = "" if limit in queue.limits else next((of.name for one, of in self.open_limits() if one == limit), "")
+        of = f", as {by} has it" if by else ""
+        if limit.period:
+            rate = str(limit).partition(":")[2]
+            when = "all in use" if wait is None else f"next in {max(1, round(wait))} s"
+            return f"{limit.name} ({rate}{of}: {when})"
+        used = sum(not self._is_free(self._slot(key)) for key in self._keys_of(limit))
+        return f"{limit.name} ({used} of {limit.number} in use{of})"
+
+    def waits_for(self, task: TaskRecord | None) -> str:
+        """Return `note` for a ready task; else an empty text."""
+        return self.note(task.queue) if task is not None and task.state == READY and task.queue.limits else ""
+
+    def _missing(self, queue: FunctionQueue) -> tuple[Limit, float | None] | None:
+        """Return the first limit without a free slot, and the seconds until it has one, if the time decides that."""
+        for limit in self.in_force(queue):
+            now = self.now() if limit.period else 0.0
+            due = [self._due(slot, limit, now) for slot in map(self._slot, self._keys_of(limit)) if self._is_free(slot)]
+            if not due or min(due) > now:
+                return limit, min(due) - now if due else None
+        return None
+
+    # -- slots ---------------------------------------------------------------------------------------------------------
+
+    def _keys_of(self, limit: Limit) -> Sequence[Key]:
+        keys = self._keys.setdefault((limit.name, limit.period), [])
+        for index in range(len(keys), limit.number):
+            keys.append(sha1(f"{limit.name}:{limit.period}:{index}".encode()).hexdigest())
+            self._slot(keys[-1]).period = limit.period
+        return keys if len(keys) == limit.number else list(islice(keys, limit.number))
+
+    def _slot(self, key: Key) -> Slot:
+        slot = self._slots.get(key)
+        if slot is None:
+            slot = self._slots[key] = Slot(TaskRecord(key, inputs=NO_INPUTS))
+        return slot
+
+    def is_over(self, key: Key, number: int) -> bool:
+        """Return True if that was a token of a slot that an event tells of a later one of."""
+        slot = self._slots.get(key)
+        return slot is not None and number < slot.number
+
+    @staticmethod
+    def _token(key: Key, slot: Slot) -> Lease:
+        found = max((one.attempt for one in slot.record.attempts or ()), default=0)
+        return Lease(key, 0, NO_INPUTS, max(slot.number, found) + 1)
+
+    def _is_free(self, slot: Slot) -> bool:
+        """Return True if no live worker has a token of it or, of a rate, one with which no task began so far."""
+        if slot.record.attempts and self._leases.holder(slot.record):
+            return False
+        if slot.begun >= slot.number:
+            return True
+        return not any(self._leases.is_held(self._tasks.get(lease.key), lease) for lease in slot.leases)
+
+    @staticmethod
+    def _due(slot: Slot, limit: Limit, now: float) -> float:
+        """Return from when on a task may begin with its next token."""
+        if not limit.period or not slot.started:
+            return 0.0
+        if slot.started > now + ASTRAY:
+            slot.started = now
+        return slot.started + limit.period + MARGIN
