@@ -269,12 +269,8 @@ class JugMagics(Magics):
         help="packages whose installed versions are part of the key: scikit-learn,numpy",
     )  # fmt: skip
     @option(
-        "--retries",
-        type=attempts,
-        default=0,
-        metavar="N",
-        help="attempts after the first, if it raises an exception (0)",
-    )
+        "--retries", type=attempts, default=0, metavar="N", help="further attempts after an exception (0)"
+    )  # fmt: skip
     @option("--timeout", type=seconds, metavar="S", help="seconds that an attempt may take")
     @option(
         "--resources", type=resources, default={}, metavar="NAME=N,…",

@@ -28,7 +28,6 @@ from jug_notebook.model import (
     Fits,
     Forgotten,
     Invalidated,
-    Invalidation,
     Key,
     Released,
     Requested,
@@ -482,11 +481,6 @@ class SchedulerState:
         for task in listing(self.tasks.values(), scope):
             for outcome in (*task.outcomes, *self.history.past(task.key)):
                 yield task, outcome
-
-    def invalidation(self, key: Key) -> Invalidation | None:
-        """Return who began the round that the task is in; None if it is in its first."""
-        task = self.tasks.get(key)
-        return None if task is None else self.history.invalidation(task)
 
 
 def _resubmitted(state: SchedulerState, task: TaskRecord, queue: FunctionQueue, counter: int) -> bool:

@@ -93,7 +93,7 @@ class EventLogStore(Store, ABC):
         self._clock = clock
         self._scheduler = SchedulerState()
         self._scheduler.limits.spread = random.getrandbits(30)
-        self._scheduler.limits.now = self._server_time
+        self._scheduler.limits.now = clock.now
         self._lock = threading.RLock()
         self.in_doubt = False  # as after an interrupt (Ctrl-C) that may have changed half of the picture
         self._extents = Extents(self)
@@ -285,10 +285,6 @@ class EventLogStore(Store, ABC):
             self._record(Started(list(tokens), scheduler.limits.now() + ahead))
             self._commit(None)
 
-    def _server_time(self) -> float:
-        """Return the time in seconds since the epoch, by a clock that all processes have in common."""
-        return self._clock.now()
-
     @contextmanager
     def _delivered(self, won: Sequence[Offer]) -> Iterator[None]:
         """Have what was won given back, with the next claim, where it doesn't come to its worker."""
@@ -340,7 +336,7 @@ class EventLogStore(Store, ABC):
             if chains and not (target and is_narrow(target)):
                 offers = with_followers(offers, limit, python, target, scheduler.reuse)
             try:
-                wins = self._win_with_tokens(worker, offers)
+                wins = _win_with_tokens(self, worker, offers)
             except BaseException:
                 for offer in offers:
                     scheduler.queue.back(offer.task)
@@ -353,7 +349,7 @@ class EventLogStore(Store, ABC):
                 if not win:
                     scheduler.queue.back(offer.task)
             if len(won) < len(offers):
-                self._lost += 1
+                self._lost += not offers[0].tokens  # which of these was lost says nothing about the queue
                 with self._delivered(won):
                     self._poll()
             else:
@@ -361,23 +357,6 @@ class EventLogStore(Store, ABC):
             if won:
                 means = [task.queue.mean for offer in won for task in offer.tasks]
                 return won, None if None in means else sum(m for m in means if m is not None)
-
-    def _win_with_tokens(self, worker: WorkerId, offers: Sequence[Offer]) -> list[bool]:
-        """Try to claim. A limited task comes alone, and is claimed together with its tokens or not at all."""
-        offer, limits = offers[0], self._scheduler.limits
-        if not offer.task.queue.limits:
-            return self._win(worker, offers)
-        asked = [*map(limits.offer, offer.tokens), offer]
-        wins = self._win(worker, asked) if offer.tokens else [False]
-        if all(wins):
-            return [True]
-        won = [one for one, win in zip(asked, wins, strict=True) if win]
-        leases = [one.lease for one in won if one.tasks]
-        if won:
-            self._record(Claimed(worker, leases, [one.lease for one in won if not one.tasks]))
-        if leases:
-            self._record(Released(leases))
-        return [False]
 
     def _loaded(self, won: Sequence[Offer]) -> list[Claim]:
         """Return claims of what was won, with the bodies that are needed to use them."""
@@ -484,6 +463,23 @@ class EventLogStore(Store, ABC):
                 appended.append((event, self._append(event, bodies)))
         finally:  # what was appended counts, even if the disk is full after it
             self._scheduler.apply_all(appended)
+
+
+def _win_with_tokens(store: EventLogStore, worker: WorkerId, offers: Sequence[Offer]) -> list[bool]:
+    """Try to claim. A limited task comes alone, and is claimed together with its tokens or not at all."""
+    offer, limits = offers[0], store._scheduler.limits
+    if not offer.task.queue.limits:
+        return store._win(worker, offers)
+    asked = [*map(limits.offer, offer.tokens), offer]
+    wins = store._win(worker, asked) if offer.tokens else [False]
+    if not all(wins):
+        won = [one for one, win in zip(asked, wins, strict=False) if win]
+        leases = [one.lease for one in won if one.tasks]
+        if won:
+            store._record(Claimed(worker, leases, [one.lease for one in won if not one.tasks]))
+        if leases:
+            store._record(Released(leases))
+    return [all(wins)]
 
 
 def _overtaken(outcome: Outcome | None, verdict: Verdict) -> bool:

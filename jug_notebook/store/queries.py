@@ -183,7 +183,8 @@ class Queries(Protocol):
     def invalidations(self, keys: Sequence[Key]) -> list[Invalidation | None]:
         """Return who invalidated each task's last outcome; None where no one did."""
         with self._updated() as scheduler:
-            return [scheduler.invalidation(key) for key in keys]
+            tasks = [scheduler.tasks.get(key) for key in keys]
+            return [None if task is None else scheduler.history.invalidation(task) for task in tasks]
 
     @_of_what_is_there
     def acceptances(self, keys: Sequence[Key]) -> list[bytes | None]:

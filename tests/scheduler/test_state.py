@@ -190,9 +190,9 @@ def test_the_state_knows_who_began_the_round_that_a_task_is_in() -> None:
     by_ann, by_bob = (Invalidated(["a"], [0], Why.DIRECT, who, at) for who, at in (("ann", 9.0), ("bob", 8.0)))
     for events in ((by_ann, by_bob), (by_bob, by_ann)):
         scheduler = state_of(submitted("a"), requested("a"), settled(finished("a", b"1")), *events)
-        assert scheduler.invalidation("a") == Invalidation(0, 9.0, "ann", Why.DIRECT)
-    assert state_of(submitted("a"), requested("a")).invalidation("a") is None
-    assert scheduler.invalidation("b") is None
+        assert scheduler.history.invalidation(scheduler.tasks["a"]) == Invalidation(0, 9.0, "ann", Why.DIRECT)
+    scheduler = state_of(submitted("a"), requested("a"))
+    assert scheduler.history.invalidation(scheduler.tasks["a"]) is None
 
 
 def test_a_late_outcome_of_a_former_round_counts_for_nothing() -> None:

@@ -124,6 +124,7 @@ class FileStore(EventLogStore):
         self.url = f"file:{self.folder}"
         self.display_url = f"file:{folder}"
         self._root = Folder(self.folder)
+        self._scheduler.limits.now = functools.partial(self._root.time, clock)
         self._identity = identity_of(self._root, self.display_url)
         self.id, self.maps = self._identity.id, True
         self.shared: str = self._identity.shared  #: "group" if it is shared, else empty
@@ -299,12 +300,6 @@ class FileStore(EventLogStore):
         self._check()  # after these names were read: they are of this store
         self._logs.find(names)
         return epoch
-
-    def _server_time(self) -> float:
-        try:
-            return self._root.server_time()
-        except OSError:  # as of a store that may only be read
-            return self._clock.now()
 
     def _check(self) -> None:
         check_identity(self._root, self.id, self.display_url)

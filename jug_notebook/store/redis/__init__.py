@@ -101,6 +101,7 @@ class RedisStore(EventLogStore):
         where = place(scheme, rest)
         self._connection = Connection(where, clock, waiting=self)
         self.url, self.display_url, self.id = where.url, where.display_url, self._connection.id
+        self._scheduler.limits.now = self._connection.time
         self._log = Log(self._connection)
         self.unverified = self._log.unverified
         self.read_only = "" if self._log.seal is None else self._log.seal.read_only
@@ -349,9 +350,8 @@ class RedisStore(EventLogStore):
     @understood
     def _win(self, worker: WorkerId, offers: Sequence[Offer]) -> list[bool]:
         self._require_key()
-        tokens, leases = _parted(offers)
         places = list(dict.fromkeys(place for offer in offers for place in self._places_for(offer)))
-        claiming = self._log.claim_command(worker, leases, tokens=tokens)
+        claiming = self._log.claim_command(worker, *_parted(offers))
         try:
             owners, *bodies = self._send([claiming, *self._fetching(places)])
             if self._log.stale:
@@ -365,8 +365,7 @@ class RedisStore(EventLogStore):
             raise Returned
         held = [offer for offer, owner in zip(offers, owners, strict=True) if not owner]
         if held:
-            of_limits, of_tasks = _parted(held)
-            self._connection.remember(self._log.claim_command(worker, of_tasks, claiming, of_limits))
+            self._connection.remember(self._log.claim_command(worker, *_parted(held), again=claiming))
         news = self._apply()
         self._fetched = {
             place: body for place, body in zip(places, (b for part in bodies for b in part), strict=True) if body
@@ -378,13 +377,11 @@ class RedisStore(EventLogStore):
                 found = offer.task, offer.lease, owner.decode(errors="replace"), self._clock.monotonic()
                 self._scheduler.observe(self._scheduler.leases.found(*found))
         if news:  # what was won by a picture that was out of date is given back
-            valid = [has and self._scheduler.queue.is_valid(offer) for offer, has in zip(offers, won, strict=True)]
-            if tokens and not all(valid):
-                valid = [False] * len(offers)
+            valid = _still_valid(self._scheduler, offers, won)
             lost = [offer for offer, has, still in zip(offers, won, valid, strict=True) if has and not still]
-            won, void = valid, _parted(lost)[1]
-            if tokens and lost:
-                super()._record(Claimed(worker, void, _parted(lost)[0]))
+            won, (unused, void) = valid, _parted(lost)
+            if unused:
+                super()._record(Claimed(worker, void, unused))
             if void:
                 super()._record(Released(void))
         return won
@@ -403,11 +400,6 @@ class RedisStore(EventLogStore):
         for worker, offers in held.items():
             tokens, leases = _parted(offers)
             self._record_all([(Claimed(worker, leases, tokens), ()), (Released(leases), ())])
-
-    @understood
-    def _server_time(self) -> float:
-        seconds, micros = self._connection.command("TIME")
-        return int(seconds) + int(micros) / 1e6
 
     # -- processes -----------------------------------------------------------------------------------------------------
 
@@ -501,6 +493,12 @@ class RedisStore(EventLogStore):
                 self._extents.leave(left)
         finally:
             self._connection.close()
+
+
+def _still_valid(scheduler: SchedulerState, offers: Sequence[Offer], won: Sequence[bool]) -> list[bool]:
+    """Return what of that which was won would still be offered: of a task and its tokens, all or nothing."""
+    valid = [has and scheduler.queue.is_valid(offer) for offer, has in zip(offers, won, strict=True)]
+    return valid if all(offer.tasks for offer in offers) else [all(valid)] * len(valid)
 
 
 def _parted(offers: Iterable[Offer]) -> tuple[list[Lease], list[Lease]]:

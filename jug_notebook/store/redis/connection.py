@@ -157,6 +157,11 @@ class Connection:
         """Run a command. Raises StoreError where the server can't be reached in time."""
         return self.pipeline([command])[0]
 
+    def time(self) -> float:
+        """Return the server's time, in seconds since the epoch."""
+        seconds, micros = self.command("TIME")
+        return int(seconds) + int(micros) / 1e6
+
     def run(self, script: str, *arguments: Any) -> Any:
         """Run a script."""
         return self.pipeline([self.script(script, *arguments)])[0]

@@ -154,7 +154,7 @@ class Log:
         return [claim_name(lease, self.seal) for lease in leases]
 
     def claim_command(
-        self, worker: WorkerId, leases: Sequence[Lease], again: Command = (), tokens: Sequence[Lease] = ()
+        self, worker: WorkerId, tokens: Sequence[Lease], leases: Sequence[Lease], again: Command = ()
     ) -> Command:
         """Return the command that claims tokens and attempts; if it wins all, it appends that to the log.
 
