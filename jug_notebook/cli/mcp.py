@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import inspect as signatures
 import json
 import os
@@ -95,6 +96,7 @@ def make_server(tools: Looking, acts: bool = True, **more: Any) -> MCPServer:
         if (acts or hints is _LOOKS) and (method := getattr(tools, name, None)) is not None:
             server.add_tool(registered(method), annotations=ToolAnnotations(**hints))
     _add_wait(server, tools, answer, ToolAnnotations(**_LOOKS))
+    gc.freeze()  # to look for garbage among all that was loaded takes a tenth of a second, now and then
     return server
 
 
@@ -281,6 +283,7 @@ def _mcp(arguments: Arguments) -> int:
         if refusal and root is not None:
             raise UsageError(refusal)
         acts = not (refusal or arguments.read_only)
+        tools.tasks(limit=1)  # the store is read now, not while the first call waits
         if arguments.http is None:
             make_server(tools, acts).run()
         elif not 0 <= arguments.http < 1 << 16:
