@@ -193,6 +193,7 @@ class LongRunning(ClientExtension):
         return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("transport", ["stdio", "http"])
 def test_a_run_of_a_file_is_a_task_of_the_store(transport: str, url: str, tmp_path: Path) -> None:
     fill(url, tmp_path)
@@ -233,6 +234,7 @@ print("sum", sum(square.map(range(5)).result()))
 """
 
 
+@pytest.mark.slow
 def test_a_run_of_a_notebook_does_not_take_the_place_of_its_only_worker(url: str, tmp_path: Path) -> None:
     fill(url, tmp_path)
     lines = CELLS.splitlines()
@@ -251,6 +253,7 @@ def test_a_run_of_a_notebook_does_not_take_the_place_of_its_only_worker(url: str
     run(work)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("transport", ["stdio", "http"])
 def test_a_long_run_is_polled_after_its_server_has_ended(transport: str, url: str, tmp_path: Path) -> None:
     [done, *_] = fill(url, tmp_path)
@@ -282,6 +285,7 @@ def test_a_long_run_is_polled_after_its_server_has_ended(transport: str, url: st
     run(work)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("transport", ["stdio", "http"])
 def test_an_agent_looks_and_acts(transport: str, url: str, tmp_path: Path) -> None:
     keys = fill(url, tmp_path)
@@ -336,6 +340,7 @@ def test_an_agent_looks_and_acts(transport: str, url: str, tmp_path: Path) -> No
     run(work)
 
 
+@pytest.mark.slow
 def test_a_read_only_door_has_no_tool_that_acts(tmp_path: Path) -> None:
     url = f"file:{tmp_path / 'jugdata'}"
     fill(url, tmp_path)
@@ -347,6 +352,7 @@ def test_a_read_only_door_has_no_tool_that_acts(tmp_path: Path) -> None:
     run(work)
 
 
+@pytest.mark.slow
 def test_ten_thousand_tasks_take_two_kilobytes(url: str, tmp_path: Path) -> None:
     keys = fill(url, tmp_path, count=20, ready=10_000)
 
@@ -366,6 +372,7 @@ def test_ten_thousand_tasks_take_two_kilobytes(url: str, tmp_path: Path) -> None
     run(work)
 
 
+@pytest.mark.slow
 def test_an_old_id_is_answered_at_once_after_all_processes_were_killed(url: str, tmp_path: Path) -> None:
     took = answered_after_kills(url, tmp_path, 3)
     assert took[1] <= 0.2  # the others may have met a busy machine
@@ -404,6 +411,7 @@ def answered_after_kills(url: str, folder: Path, times: int) -> list[float]:
     return sorted(took)
 
 
+@pytest.mark.slow
 def test_who_has_no_token_or_comes_by_another_name_is_refused(tmp_path: Path) -> None:
     url = f"file:{tmp_path / 'jugdata'}"
     fill(url, tmp_path)

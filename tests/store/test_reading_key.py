@@ -236,6 +236,7 @@ def test_heartbeats_and_orders_that_are_forged_with_it_are_ignored(half: str, pl
 # -- keeping it --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_it_is_exported_and_imported_through_pipes(tmp_path: Path) -> None:
     owner, agent = Shell(tmp_path), Shell(tmp_path)
     agent.environment["XDG_CONFIG_HOME"] = str(tmp_path / "agent")
