@@ -19,6 +19,7 @@ from jug_notebook.model import MARGIN, NO_INPUTS, Claimed, Key, Lease, Limit, St
 from jug_notebook.scheduler.attempts import Leases
 from jug_notebook.scheduler.queries import TaskCounts
 from jug_notebook.scheduler.records import READY, RUNNING, WAITING, FunctionQueue, Offer, TaskRecord
+from jug_notebook.scheduler.table import TaskTable
 
 ASTRAY = 5.0  #: seconds in the future from which on a recorded time shows that the store's clock was put back
 
@@ -43,7 +44,7 @@ class Limits:
     slots further on it begins to look for a free one, so that few look at the same.
     """
 
-    _tasks: dict[Key, TaskRecord]
+    _tasks: TaskTable
     _leases: Leases
     _counts: TaskCounts
     now: Callable[[], float] = field(default=lambda: 0.0)
@@ -74,7 +75,7 @@ class Limits:
             if slot.number:
                 token, held = Lease(key, 0, NO_INPUTS, slot.number), False
                 for lease in slot.leases:
-                    if worker := self._leases.worker_of(self._tasks.get(lease.key), lease):
+                    if worker := self._leases.worker_of(self._tasks.live.get(lease.key), lease):
                         held = True
                         yield Claimed(worker, [lease], [token])
                 if not held:
@@ -197,7 +198,7 @@ class Limits:
             return False
         if slot.begun >= slot.number:
             return True
-        return not any(self._leases.is_held(self._tasks.get(lease.key), lease) for lease in slot.leases)
+        return not any(self._leases.is_held(self._tasks.live.get(lease.key), lease) for lease in slot.leases)
 
     @staticmethod
     def _due(slot: Slot, limit: Limit, now: float) -> float:

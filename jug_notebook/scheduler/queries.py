@@ -27,6 +27,7 @@ from jug_notebook.scheduler.records import (
     own_outcome,
     requests_of,
 )
+from jug_notebook.scheduler.table import TaskTable
 
 LATEST = 1e11  #: seconds since the epoch; a store may hold any number
 
@@ -93,10 +94,10 @@ def keys_of_target(tasks: Iterable[TaskRecord], target: Target) -> set[Key]:
     return found
 
 
-def outstanding(tasks: Mapping[Key, TaskRecord], keys: Iterable[Key]) -> list[Key]:
+def outstanding(tasks: TaskTable, keys: Iterable[Key]) -> list[Key]:
     """Return these tasks, and what those that wait need, through any chain of waiting tasks."""
     found = dict.fromkeys(keys)
-    below = [task for key in found if (task := tasks.get(key)) is not None]
+    below = [task for key in found if (task := tasks.peek(key)) is not None]
     while below:
         task = below.pop()
         if task.state == WAITING:
@@ -111,10 +112,10 @@ def requested(tasks: Iterable[TaskRecord], origin: Origin) -> list[Key]:
     return [task.key for task in tasks if task.requests and is_wanted(requests_of(task.requests, origin))]
 
 
-def without_request(tasks: Mapping[Key, TaskRecord], keys: Sequence[Key], origin: Origin) -> list[Key]:
+def without_request(tasks: TaskTable, keys: Sequence[Key], origin: Origin) -> list[Key]:
     """Return those of ``keys`` that this origin doesn't want yet."""
     return [
-        key for key in keys if (task := tasks.get(key)) is None or not is_wanted(requests_of(task.requests, origin))
+        key for key in keys if (task := tasks.peek(key)) is None or not is_wanted(requests_of(task.requests, origin))
     ]
 
 

@@ -8,10 +8,21 @@ from itertools import islice
 
 from jug_notebook.model import Fits, Key, Lease, Resources, Target, WorkerId
 from jug_notebook.scheduler.limits import Limits
-from jug_notebook.scheduler.records import READY, WAITING, FunctionQueue, Offer, TaskRecord, current, retry_time
+from jug_notebook.scheduler.records import (
+    READY,
+    UNKNOWN,
+    WAITING,
+    FunctionQueue,
+    Offer,
+    TaskRecord,
+    current,
+    retry_time,
+)
 from jug_notebook.scheduler.reuse import Reuse
+from jug_notebook.scheduler.table import TaskTable, first_of
 
 BUDGET = 0.02  #: seconds of expected work that one claim may take
+LONG, SHORT = 5_000, 2_000  #: ready tasks of a function from which on others are packed; below which they come back
 STALE = 1000  #: entries of a queue that may be out of date before it is cleaned
 LONGEST = 60.0  #: seconds between two attempts at most; a later time comes from a clock that is ahead
 
@@ -19,9 +30,11 @@ LONGEST = 60.0  #: seconds between two attempts at most; a later time comes from
 class ReadyQueue:
     """One queue per function, oldest task first, and one of the tasks to be retried later."""
 
-    def __init__(self, reported: Set[WorkerId] = frozenset()) -> None:
+    def __init__(self, reported: Set[WorkerId], tasks: TaskTable) -> None:
         """``reported``: workers whose supervisors reported their end, and in which task they died."""
         self._reported = reported
+        self._tasks = tasks
+        self.later: list[TaskRecord] = []  #: those that needn't be in a heap yet: they are to be packed
         self.limits: Limits
         self.queues: dict[tuple[str, int, str, Resources], FunctionQueue] = {}
         self._delayed: list[tuple[float, int, TaskRecord]] = []
@@ -39,8 +52,27 @@ class ReadyQueue:
         task.queued = True
         if task.records and (retry_at := retry_time(task)):
             heapq.heappush(self._delayed, (retry_at, task.seq, task))
+            return
+        queue = task.queue
+        if (queue.backlog or len(queue.heap) >= LONG) and task.seq > queue.newest and not (task.records or task.needs):
+            self.later.append(task)
         else:
-            heapq.heappush(task.queue.heap, (task.seq, task))
+            heapq.heappush(queue.heap, (task.seq, task))
+
+    def keep_later(self) -> None:
+        """Put those of `later` that were packed into the backlogs of their queues, the others into the heaps."""
+        later, self.later = self.later, []
+        for task in later:
+            if task.state == READY:
+                heapq.heappush(task.queue.heap, (task.seq, task))
+            elif task.state != UNKNOWN:
+                task.queued = False
+
+    def unpack_all(self) -> None:
+        """Put all that is in backlogs into heaps."""
+        for queue in self.queues.values():
+            while queue.backlog:
+                self._tasks.unpack_ready(queue)
 
     def move(self, task: TaskRecord, queue: FunctionQueue, seq: int) -> None:
         """Move a task to another queue, with its finished runs and a new number: its former entries are void."""
@@ -160,8 +192,7 @@ class ReadyQueue:
         queue.stale += 1
         return queue.stale > STALE and 2 * queue.stale > len(queue.heap)
 
-    @staticmethod
-    def clean(queues: Iterable[FunctionQueue]) -> None:
+    def clean(self, queues: Iterable[FunctionQueue]) -> None:
         """Remove the tasks that are no longer ready. Where there are few, `take` does so as it meets them."""
         for queue in queues:
             ready = []
@@ -175,10 +206,14 @@ class ReadyQueue:
             heapq.heapify(ready)
             queue.heap = ready
             queue.stale = 0
+            while queue.backlog and not self._tasks.has_ready(queue.backlog[0]):
+                queue.backlog.popleft()
 
     def _head(self, queue: FunctionQueue, now: float) -> tuple[int, TaskRecord] | None:
         """Return the oldest entry that may run now, dropping those before it."""
-        heap = queue.heap
+        heap, backlog = queue.heap, queue.backlog
+        while backlog and (len(heap) < SHORT or heap[0][0] > first_of(backlog)):
+            self._tasks.unpack_ready(queue)
         while heap:
             seq, task = heap[0]
             if seq != task.seq:  # of a submission that was forgotten

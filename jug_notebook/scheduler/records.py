@@ -6,6 +6,7 @@ An outcome is packed into few bytes, for there is one for each task, and there m
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from struct import Struct
@@ -94,6 +95,11 @@ def is_outcome_of(record: bytes, lease: Lease) -> bool:
     return lease.inputs == (record[_FIXED : _FIXED + 20] if record[0] & _NEEDS else NO_INPUTS)
 
 
+def round_of(record: bytes) -> int:
+    """Return the round that it is of."""
+    return int.from_bytes(record[5:9], "little")
+
+
 def has_value(record: bytes) -> bool:
     """Return True if it has a value, not an error."""
     return len(record) > _SIZES[record[0] & (_NEEDS | _RETRY)]
@@ -123,13 +129,18 @@ _SPEC = (1 << _PLACE) - 1
 
 @dataclass(slots=True, eq=False)
 class FunctionQueue:
-    """What tasks of one function have in common. ``heap`` holds its ready tasks as (seq, task), oldest first."""
+    """What tasks of one function have in common. ``heap`` holds its ready tasks as (seq, task), oldest first.
+
+    Where there are many, ``backlog`` holds the later ones, which are packed, in chunks of their numbers and keys.
+    """
 
     name: str
     priority: int
     python: str
     resources: Resources = ()
     heap: list[tuple[int, TaskRecord]] = field(default_factory=list)
+    backlog: deque[bytes] = field(default_factory=deque)
+    newest: int = 0  #: the highest number that ever was in it
     stale: int = 0  #: how many in the heap are no longer ready
     done: int = 0  #: finished runs
     spent: float = 0.0  #: seconds in them
@@ -179,6 +190,9 @@ class TaskRecord:
     notebooks: tuple[str, ...] = ()
     counted_in: list[int] | None = None  #: a row of `TaskCounts`
     counted_as: int = 0  #: the column in it
+
+    def __lt__(self, other: TaskRecord) -> bool:
+        return False  # a heap compares two records of one task, of which the former is no longer in use
 
     @property
     def seq(self) -> int:

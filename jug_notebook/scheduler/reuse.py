@@ -107,6 +107,10 @@ class Reuse:
         elif peers is not None:
             del self._peers[name]
 
+    def is_bound(self, task: TaskRecord) -> bool:
+        """Return whether something is remembered of the record of a task that needs nothing."""
+        return task in self._dropped
+
     def may_serve(self, task: TaskRecord, need: TaskRecord) -> bool:
         """Return False if no run can give a value to the task once this need has one, or if that is most unlikely.
 
@@ -247,7 +251,8 @@ class Reuse:
 
     def accepted(self, key: Key) -> Standing | None:
         """Return the acceptance for a task's round and inputs, even if the task doesn't need one."""
-        standing, task = self._accepted.get(key), self._tasks.get(key)
+        standing = self._accepted.get(key)
+        task = None if standing is None else self._tasks.get(key)
         if (
             standing is None
             or task is None

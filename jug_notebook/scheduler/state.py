@@ -73,7 +73,9 @@ from jug_notebook.scheduler.records import (
     value_only,
 )
 from jug_notebook.scheduler.reuse import Reuse, may_be_reused
+from jug_notebook.scheduler.table import TaskTable, by_number
 
+TOGETHER = 500  #: finished tasks that are packed at once
 _ALL = Target()
 _FAILING = frozenset((FAILED, BLOCKED))
 
@@ -85,11 +87,11 @@ class SchedulerState:
     """All tasks of a store, as the events applied so far have it. ``version`` rises with each event."""
 
     def __init__(self) -> None:
-        self.tasks: dict[Key, TaskRecord] = {}
+        self.tasks = TaskTable()
         self.version = 0
         self.counter = 0  #: the highest counter of any request, or of submissions that differ in priority or resources
         self.leases = Leases()
-        self.queue = ReadyQueue(self.leases.reported)
+        self.queue = ReadyQueue(self.leases.reported, self.tasks)
         self.history = History()
         self.settled_by: dict[WorkerId, int] = {}  #: number of outcomes by worker
         self.ended_by: dict[WorkerId, float] = {}  #: when each worker's latest run ended, seconds since the epoch
@@ -152,7 +154,7 @@ class SchedulerState:
             if event.tokens:
                 self.limits.claimed(event)
             for lease in event.leases:
-                task = self.tasks.get(lease.key) or self._record(lease.key)
+                task = self._record(lease.key)
                 if self.leases.claimed(task, lease, event.worker):
                     self._work.append(task)
                 if lease.round > task.round:
@@ -190,14 +192,14 @@ class SchedulerState:
     def _record(self, key: Key) -> TaskRecord:
         task = self.tasks.get(key)
         if task is None:
-            task = self.tasks[key] = TaskRecord(key)
+            task = self.tasks.live[key] = TaskRecord(key)
             if key in self.forgotten:
                 task.round = self.forgotten[key][1] + 1
         return task
 
     def _submitted(self, event: Submitted, bodies: Sequence[Place]) -> None:
         queue = self.queue.of_function(event.name, event.priority, event.python, event.resources)
-        tasks, counter = self.tasks, event.counter
+        tasks, counter = self.tasks.live, event.counter
         for key, needs, form, body in zip(event.keys, event.needs, event.forms, bodies, strict=True):
             task = tasks.get(key) or self._record(key)
             known = task.state != UNKNOWN
@@ -244,7 +246,7 @@ class SchedulerState:
         self.counter = max(self.counter, counter)
         alone = ((origin, counter, wanted),)  # one tuple, shared by all tasks
         notebooks = self._notebooks.shared((origin.notebook,))
-        tasks = self.tasks
+        tasks = self.tasks.live
         for key in event.keys:
             task = tasks.get(key) or self._record(key)
             if not task.requests:
@@ -265,7 +267,7 @@ class SchedulerState:
 
     def _settled(self, verdict: Verdict, body: Place, worker: WorkerId) -> bool:
         """Keep an outcome. Return False if it was known, or is of an earlier round and of no use to others."""
-        task = self.tasks.get(verdict.key) or self._record(verdict.key)
+        task = self.tasks.live.get(verdict.key) or self._record(verdict.key)
         if task.records:
             for known in task.outcomes:
                 if known[0] == verdict and known[2] == worker:
@@ -345,35 +347,11 @@ class SchedulerState:
                 self._work.append(task)
                 stays.append(task)
         needs = {need for task in going for need in task.needs}
-        self._unsubmit(going.keys(), needs)
+        _unsubmit(self, going.keys(), needs)
         self._notebooks.recompute([*stays, *going, *needs])
         for task in going:
             if not (task.dependents or task.requests or task.records or task.attempts):
-                del self.tasks[task.key]
-
-    def _unsubmit(self, going: Set[TaskRecord], needs: Set[TaskRecord]) -> None:
-        """Make these tasks, which need ``needs``, unknown: as if they had never been submitted."""
-        for need in needs:
-            need.dependents = [above for above in need.dependents if above not in going]
-        for task in going:
-            self.failed.pop(task, None)
-            blocked = task.state in (FAILED, BLOCKED)
-            if task.counted_in is not None:
-                task.counted_in[task.counted_as] -= 1
-            for need in task.needs:
-                need.wanted_dependents -= task.wanted
-                self._work.append(need)
-            for above in task.dependents:
-                above.missing += bool(task.value_digest)
-                above.blocking -= blocked
-                _update_inputs(above)
-                self._work.append(above)
-            task.state, task.queue, task.queued = UNKNOWN, NO_QUEUE, False
-            task.needs, task.form, task.location, task.inputs = (), b"", 0, None
-            task.value_digest, task.reused_from = b"", None
-            task.since = task.missing = task.blocking = 0
-            task.counted_in, task.counted_as = None, 0
-            self._work.append(task)
+                del self.tasks.live[task.key]
 
     # -- deriving ------------------------------------------------------------------------------------------------------
 
@@ -415,6 +393,8 @@ class SchedulerState:
                         work.append(above)
             if state == READY and not task.queued:
                 self.queue.put(task)
+            elif state == FINISHED and not (task.needs or task.dependents):
+                self.tasks.ended.append(task)
             counted_as = state
             if state == FINISHED and (not task.wanted or task.reused_from is not None):
                 counted_as = REUSED if task.wanted else KEPT
@@ -423,6 +403,10 @@ class SchedulerState:
                 task.counted_in[counted_as] += 1
                 task.counted_as = counted_as
         self.queue.clean(stale)
+        if self.queue.later or len(self.tasks.ended) >= TOGETHER:
+            self.tasks.ended += sorted(self.queue.later, key=by_number)
+            self.tasks.pack(self.reuse.is_bound)
+            self.queue.keep_later()
 
     def _derive(self, task: TaskRecord) -> tuple[int, bytes]:
         """Return a task's state and the record of its value: the one place where these are decided."""
@@ -454,27 +438,33 @@ class SchedulerState:
     ) -> list[Offer]:  # fmt: skip
         """Take ready tasks off the queue as `ReadyQueue.take` does. Each must then be claimed, or put back there."""
         target = target or _ALL
-        allowed = keys_of_target(self.tasks.values(), target) if is_narrow(target) else None
+        allowed = self._open_tasks(target) if is_narrow(target) else None
         return self.queue.take(limit, now, allowed, python, skip, target.not_names, fits)
 
     def idle(self, target: Target | None = None, python: str = "") -> bool:
         """Return True if no task is ready or running that a worker of this ``python`` could run or wait for."""
         if target is None:
             return self.counts.none_open(python)
-        allowed = keys_of_target(self.tasks.values(), target)
-        return not any(self.tasks[key].state in (READY, RUNNING) for key in allowed)
+        return not any(self.tasks.live[key].state in (READY, RUNNING) for key in self._open_tasks(target))
+
+    def _open_tasks(self, target: Target) -> set[Key]:
+        """Return the keys that a target means, but those of finished tasks that need nothing."""
+        self.queue.unpack_all()
+        return keys_of_target(self.tasks.live.values(), target)
 
     # -- queries -------------------------------------------------------------------------------------------------------
 
     def state(self, key: Key) -> State | None:
         """Return the state of a task; None if it was never submitted."""
-        task = self.tasks.get(key)
-        return None if task is None or task.state == UNKNOWN else STATES[task.state]
+        task = self.tasks.live.get(key)
+        if task is None:
+            return self.tasks.state(key)
+        return None if task.state == UNKNOWN else STATES[task.state]
 
     def outcome(self, key: Key) -> Outcome | None:
         """Return the outcome that counts now. A task that reuses another's run has the other's verdict."""
-        task = self.tasks.get(key)
-        return None if task is None else derived_outcome(task)
+        task = self.tasks.live.get(key)
+        return self.tasks.outcome(key) if task is None else derived_outcome(task)
 
     def runs(self, scope: Scope = Scope()) -> Iterator[tuple[TaskRecord, Outcome]]:
         """Yield all attempts that ended, those of earlier rounds too."""
@@ -497,6 +487,31 @@ def _resubmitted(state: SchedulerState, task: TaskRecord, queue: FunctionQueue, 
     state.counts.count(task)
     state._work.append(task)
     return True
+
+
+def _unsubmit(state: SchedulerState, going: Set[TaskRecord], needs: Set[TaskRecord]) -> None:
+    """Make these tasks, which need ``needs``, unknown: as if they had never been submitted."""
+    for need in needs:
+        need.dependents = [above for above in need.dependents if above not in going]
+    for task in going:
+        state.failed.pop(task, None)
+        blocked = task.state in (FAILED, BLOCKED)
+        if task.counted_in is not None:
+            task.counted_in[task.counted_as] -= 1
+        for need in task.needs:
+            need.wanted_dependents -= task.wanted
+            state._work.append(need)
+        for above in task.dependents:
+            above.missing += bool(task.value_digest)
+            above.blocking -= blocked
+            _update_inputs(above)
+            state._work.append(above)
+        task.state, task.queue, task.queued = UNKNOWN, NO_QUEUE, False
+        task.needs, task.form, task.location, task.inputs = (), b"", 0, None
+        task.value_digest, task.reused_from = b"", None
+        task.since = task.missing = task.blocking = 0
+        task.counted_in, task.counted_as = None, 0
+        state._work.append(task)
 
 
 def _update_inputs(task: TaskRecord) -> None:

@@ -105,7 +105,7 @@ def _up_to_date(scheduler: SchedulerState, info: WorkerInfo, heartbeat: float) -
     task = scheduler.leases.task_of(info.id)
     if task is None:
         return msgspec.structs.replace(info, done=done, task="", task_name="", since=0.0)
-    reported = scheduler.tasks.get(info.task)
+    reported = scheduler.tasks.peek(info.task)
     if reported is not None and scheduler.leases.holder(reported) == info.id:
         return msgspec.structs.replace(info, done=done)
     since = max(heartbeat, scheduler.ended_by.get(info.id, 0.0))

@@ -195,7 +195,7 @@ class EventLogStore(Store, ABC):
                 if key in seen:
                     continue
                 seen[key] = None
-                task = tasks.get(key)
+                task = tasks.peek(key)
                 if task is None or task.state < 0:
                     new.append(key)
                 elif STATES[task.state] is State.FINISHED:
@@ -209,10 +209,10 @@ class EventLogStore(Store, ABC):
             self._record_all([*events, *self._requests(list(seen), origin, True)])
             self.sync()
             self._poll()
-            again = [s for s in submissions if s.key not in tasks or tasks[s.key].state < 0]
+            again = [s for s in submissions if scheduler.state(s.key) is None]
             if again:  # forgotten by a cleanup meanwhile
                 self.submit(again, origin)
-            reused = sum(tasks[key].reused_from is not None for key in new)  # finished at once, by another task's run
+            reused = sum(task.reused_from is not None for task in map(tasks.live.get, new) if task)  # finished at once
             finished += reused
             fresh = len(new) - reused
             return SubmitReport(new=fresh, known=len(submissions) - fresh - finished, finished=finished)

@@ -56,7 +56,7 @@ class Merger:
             function = (event.name, event.priority, event.python, event.resources)
             for key, needs, form, body in zip(event.keys, event.needs, event.forms, bodies, strict=True):
                 void = self._scheduler.forgotten.get(key)
-                task = tasks.get(key)
+                task = tasks.peek(key)
                 if task is None or task.state < 0 or (void is not None and event.counter <= void[0]):
                     continue
                 if (task.queue.priority, task.queue.resources) != (event.priority, event.resources):
@@ -67,13 +67,13 @@ class Merger:
         elif type(event) is Requested:
             wanted = (event.request.origin, event.request.counter, event.request.wanted)
             for key in event.keys:
-                task = tasks.get(key)
+                task = tasks.peek(key)
                 for index, request in enumerate(task.requests if task is not None else ()):
                     if request == wanted and task is not None and self._first(task, 1 + 3 * index):
                         self._put((Requested, *wanted), (key,))
         elif type(event) is Settled:
             for verdict, body in zip(event.verdicts, bodies, strict=True):
-                task = tasks.get(verdict.key)
+                task = tasks.peek(verdict.key)
                 for index, (known, _, by) in enumerate(task.outcomes if task is not None else ()):
                     if (
                         known == verdict
@@ -118,7 +118,7 @@ class Merger:
 
     def _is_open(self, lease: Lease, worker: WorkerId | None) -> bool:
         """Return True if an attempt has no outcome and is held by ``worker``, or was released if that is None."""
-        task = self._scheduler.tasks.get(lease.key)
+        task = self._scheduler.tasks.peek(lease.key)
         return task is not None and any(
             (one.round, one.inputs, one.attempt) == (lease.round, lease.inputs, lease.attempt)
             and (one.released if worker is None else one.worker == worker)

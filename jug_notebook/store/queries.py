@@ -78,7 +78,7 @@ class Queries(Protocol):
     def specs(self, keys: Sequence[Key]) -> list[bytes | None]:
         """Return sealed specs by key; None for unknown tasks."""
         with self._updated() as scheduler:
-            tasks = [scheduler.tasks.get(key) for key in keys]
+            tasks = [scheduler.tasks.peek(key) for key in keys]
             return self._bodies([None if task is None or task.state < 0 else task.spec for task in tasks])
 
     @_of_what_is_there
@@ -97,7 +97,7 @@ class Queries(Protocol):
     def blocking_tasks(self, keys: Sequence[Key]) -> list[Key | None]:
         """Return, for each blocked task, the failed task that blocks it; else None."""
         with self._updated() as scheduler:
-            return [queries.blocking_task(scheduler.tasks.get(key)) for key in keys]
+            return [queries.blocking_task(scheduler.tasks.peek(key)) for key in keys]
 
     def tasks(
         self, scope: Scope = Scope(), target: Target | None = None, state: State | None = None, limit: int = 0
@@ -135,12 +135,12 @@ class Queries(Protocol):
         with self._updated() as scheduler:
             spans = queries.spans(scheduler.runs(scope))
             last = max(spans, key=lambda span: span.ended, default=None)
-            return spans, queries.critical_path(None if last is None else scheduler.tasks.get(last.key))
+            return spans, queries.critical_path(None if last is None else scheduler.tasks.peek(last.key))
 
     def waits_for(self, keys: Sequence[Key]) -> list[str]:
         """Return, for each ready task, the limit that is used up: "db (4 of 4 in use)"; empty where there is none."""
         with self._updated() as scheduler:
-            return [scheduler.limits.waits_for(scheduler.tasks.get(key)) for key in keys]
+            return [scheduler.limits.waits_for(scheduler.tasks.peek(key)) for key in keys]
 
     def keys_named(self, name: str, scope: Scope = Scope()) -> list[Key]:
         """Return the tasks of one function."""
@@ -183,7 +183,7 @@ class Queries(Protocol):
     def invalidations(self, keys: Sequence[Key]) -> list[Invalidation | None]:
         """Return who invalidated each task's last outcome; None where no one did."""
         with self._updated() as scheduler:
-            tasks = [scheduler.tasks.get(key) for key in keys]
+            tasks = [scheduler.tasks.peek(key) for key in keys]
             return [None if task is None else scheduler.history.invalidation(task) for task in tasks]
 
     @_of_what_is_there
@@ -196,7 +196,7 @@ class Queries(Protocol):
     def current_inputs(self, keys: Sequence[Key]) -> list[Lease | None]:
         """Return each task's present round and inputs (attempt 0); None where a need has no value yet."""
         with self._updated() as scheduler:
-            tasks = [scheduler.tasks.get(key) for key in keys]
+            tasks = [scheduler.tasks.peek(key) for key in keys]
             return [
                 None if task is None or task.inputs is None else Lease(task.key, task.round, task.inputs, 0)
                 for task in tasks

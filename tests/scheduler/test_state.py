@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+import tracemalloc
+from collections.abc import Iterator, Sequence
 from hashlib import sha1
 
 import pytest
@@ -32,13 +33,22 @@ from jug_notebook.model import (
     Why,
     WorkerLost,
 )
-from jug_notebook.scheduler import queries
+from jug_notebook.scheduler import queries, queue, state
 from jug_notebook.scheduler.queue import BUDGET
 from jug_notebook.scheduler.records import KEPT, REUSED, STATES, Offer
 from jug_notebook.scheduler.state import SchedulerState
 
 HERE = Origin("ann", "/a.ipynb", "cell-1")
+LONE = sha1(b"alone").hexdigest()  #: a key as real ones are: a finished task of that name can be packed
 THERE = Origin("bob", "/b.ipynb", "cell-1")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def pack_at_once() -> Iterator[None]:
+    """Have each finished task packed as soon as that is possible."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(state, "TOGETHER", 1)
+        yield
 
 
 PLACES: list[str] = []
@@ -597,11 +607,104 @@ def test_many_that_wait_for_one_computation_are_told_once() -> None:
     assert scheduler.counts.apart(REUSED) == {"f": 1700}
 
 
+# -- packed tasks ------------------------------------------------------------------------------------------------------
+
+
+def packed(*events: Event | tuple[Event, list[int]]) -> SchedulerState:
+    """A state with a finished task that was packed before these events."""
+    scheduler = state_of(submitted(LONE), requested(LONE), settled(finished(LONE, b"1")))
+    assert scheduler.tasks.state(LONE)
+    for event in events:
+        scheduler.apply(*event) if isinstance(event, tuple) else scheduler.apply(event)
+    return scheduler
+
+
+def test_a_finished_task_that_nothing_needs_is_packed_and_everything_is_known_of_it() -> None:
+    scheduler = packed()
+    assert not scheduler.tasks.live
+    assert (LONE in scheduler.tasks, list(scheduler.tasks), len(scheduler.tasks)) == (True, [LONE], 1)
+    assert scheduler.outcome(LONE) == (finished(LONE, b"1"), at(f"outcome of {LONE}"), "w")
+    [task] = scheduler.tasks.values()
+    assert (task.key, task.requests, task.notebooks) == (LONE, ((HERE, 1, True),), (HERE.notebook,))
+    assert (task.spec, STATES[task.state], task.wanted) == (at(f"spec of {LONE}"), State.FINISHED, True)
+    assert scheduler.tasks.state(LONE), "listing it doesn't change that"
+
+
+def test_a_packed_task_that_is_invalidated_runs_again_and_is_packed_again() -> None:
+    scheduler = packed(invalidated(LONE))
+    assert [offer.lease.round for offer in scheduler.ready(9, 0.0)] == [1]
+    scheduler.apply(*settled(finished(LONE, b"2", round=1)))
+    assert scheduler.tasks.state(LONE)
+    again = scheduler.tasks[LONE]
+    assert (again.round, again.marks, again.records) == (1, (0, -1), again.value_digest)
+    assert scheduler.counts.by_function()["f"][0] == [0, 0, 0, 1, 0, 0, 0]
+
+
+def test_a_packed_task_that_another_one_needs_has_a_record_as_long_as_it_does() -> None:
+    scheduler = packed(submitted("above", LONE), requested("above"))
+    assert pair(scheduler, LONE, "above") == [State.FINISHED, State.READY]
+    assert scheduler.tasks.live["above"].needs == (scheduler.tasks.live[LONE],)
+
+
+def test_a_packed_task_is_no_longer_wanted_where_its_request_is_withdrawn() -> None:
+    scheduler = packed(requested(LONE, counter=2, wanted=False))
+    assert scheduler.counts.apart(KEPT) == {"f": 1}
+    assert queries.requested(scheduler.tasks.values(), HERE) == []
+    scheduler.apply(Forgotten(9, [LONE], [0]))
+    assert (scheduler.state(LONE), len(scheduler.tasks), scheduler.counts.apart(KEPT)) == (None, 0, {})
+
+
+def test_tasks_are_listed_in_the_order_of_submission_packed_or_not() -> None:
+    keys = [sha1(b"%d" % number).hexdigest() for number in range(9)]
+    scheduler = state_of(*map(submitted, keys), requested(*keys), settled(*(finished(key, b"1") for key in keys[::2])))
+    assert sum(map(bool, map(scheduler.tasks.state, keys))) == 5
+    assert list(scheduler.tasks) == keys
+
+
+def test_a_finished_task_takes_less_than_200_bytes() -> None:
+    number, scheduler = 20_000, SchedulerState()
+    keys = [sha1(b"%d" % number).hexdigest() for number in range(number)]
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        for first in range(0, number, 500):
+            part = keys[first : first + 500]
+            forms: list[bytes] = [b"form"] * len(part)
+            scheduler.apply(Submitted("f", 0, "3.11", part, [()] * len(part), forms, first), range(len(part)))
+            scheduler.apply(requested(*part, counter=first))
+            verdicts = [finished(key, b"c" + bytes.fromhex(key)) for key in part]
+            scheduler.apply(Settled("w", verdicts), range(len(part)))
+        grown = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    assert scheduler.counts.by_function()["f"][0] == [0, 0, 0, number, 0, 0, 0]
+    assert grown / number < 200
+
+
+def test_tasks_behind_many_are_packed_and_taken_in_the_order_of_submission(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(queue, "LONG", 50)
+    monkeypatch.setattr(queue, "SHORT", 10)
+    keys = [sha1(b"%d" % number).hexdigest() for number in range(600)]
+    scheduler = state_of(*(submitted(key) for key in keys), requested(*keys))
+    assert sum(key not in scheduler.tasks.live for key in keys) == 550
+    assert (scheduler.state(keys[599]), scheduler.outcome(keys[599])) == (State.READY, None)
+    scheduler.apply(*settled(finished(keys[200], b"1")))
+    scheduler.apply(requested(keys[300], counter=2, wanted=False))
+    scheduler.apply(Forgotten(9, [keys[400]], [0]))
+    scheduler.apply(*submitted("above", keys[500]))
+    scheduler.apply(requested("above", keys[300], origin=THERE, counter=3))
+    assert not scheduler.idle(Target(keys=frozenset([keys[100]])))
+    taken = []
+    while offers := scheduler.ready(1, 0.0):
+        taken += [offer.task.key for offer in offers]
+    assert taken == [key for key in keys if key not in (keys[200], keys[400])]
+
+
 # -- any order, any repeats --------------------------------------------------------------------------------------------
 
-KEYS = ["a", "b", "c", "d"]
-NEEDS = {"a": (), "b": ("a",), "c": ("a",), "d": ("b", "c")}
-FORMS = {"a": b"a", "b": b"b", "c": b"b", "d": b"d"}
+KEYS = A, B, C, D, E = [sha1(name).hexdigest() for name in (b"a", b"b", b"c", b"d", b"e")]
+NEEDS: dict[str, tuple[str, ...]] = {A: (), B: (A,), C: (A,), D: (B, C), E: ()}
+FORMS = {A: b"a", B: b"b", C: b"b", D: b"d", E: b"e"}
 DIGESTS = [b"1", b"2"]
 
 
@@ -690,6 +793,9 @@ def test_any_order_and_any_repeats_of_facts_give_one_picture(
     rng.shuffle(mixed)
     found = picture(state_of(*events))
     assert found == picture(state_of(*mixed))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(state, "TOGETHER", 1 << 30)
+        assert found == picture(state_of(*mixed)), "records are the same, packed or not"
     together, cut = SchedulerState(), rng.randint(0, len(mixed))
     together.apply_all(mixed[:cut], more=True)
     together.apply_all(mixed[cut:])
@@ -726,7 +832,7 @@ def test_counts_by_state_agree_with_the_states_of_the_tasks(events: list[tuple[E
     scheduler = state_of(*events)
     counts = scheduler.counts.by_function().get("f", ([0] * len(STATES), None))[0]
     states = {key: scheduler.state(key) for key in KEYS}
-    kept = {key for key, state in states.items() if state is State.FINISHED and not scheduler.tasks[key].wanted}
-    for code, state in enumerate(STATES):
-        assert counts[code] == sum(states[key] is state for key in KEYS if key not in kept)
+    kept = {key for key, now in states.items() if now is State.FINISHED and not scheduler.tasks[key].wanted}
+    for code, one in enumerate(STATES):
+        assert counts[code] == sum(states[key] is one for key in KEYS if key not in kept)
     assert scheduler.counts.apart(KEPT).get("f", 0) == len(kept)

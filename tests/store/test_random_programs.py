@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import tempfile
+from collections.abc import Iterator
 from hashlib import sha1
 from pathlib import Path
 
@@ -26,7 +27,9 @@ from jug_notebook.model import (
     Verdict,
     Why,
 )
+from jug_notebook.scheduler import queue, state
 from jug_notebook.store import Store, open_store
+from jug_notebook.store.event_log import EventLogStore
 from tests.servers import Server
 
 NEEDS = {
@@ -49,6 +52,24 @@ def key(name: str) -> str:
 
 
 KEYS = [key(name) for name in [*NEEDS, "x"]]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def pack_at_once() -> Iterator[None]:
+    """Have stores pack whatever can be packed as soon as that is possible."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(state, "TOGETHER", 1)
+        patch.setattr(queue, "LONG", 0)
+        patch.setattr(queue, "SHORT", 1)
+        yield
+
+
+def model_in(folder: str) -> Store:
+    """A store in memory that packs nothing."""
+    store = open_store(f"memory:{folder}")
+    assert isinstance(store, EventLogStore)
+    pytest.MonkeyPatch().setattr(store._scheduler.tasks, "pack", lambda is_bound: None)
+    return store
 
 
 def submission(name: str) -> Submission:
@@ -245,7 +266,7 @@ def test_what_is_forgotten_after_a_random_program_is_as_if_never_submitted(
     redis_server: Server, program: list[tuple[object, ...]], forgotten: list[str]
 ) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        store, model = open_store(redis_server.url()), open_store(f"memory:{folder}")
+        store, model = open_store(redis_server.url()), model_in(folder)
         try:
             twins = Twins(model, store)
             for verb, *arguments in [everything, *program]:
@@ -278,7 +299,7 @@ def test_compaction_in_the_midst_of_a_random_program_changes_no_state(
     with tempfile.TemporaryDirectory() as folder:
         server: Server | None = request.getfixturevalue("redis_server") if kind == "redis" else None
         url = f"file:{folder}/jugdata" if server is None else server.url()
-        store, behind, model = open_store(url), open_store(url), open_store(f"memory:{folder}")
+        store, behind, model = open_store(url), open_store(url), model_in(folder)
         try:
             twins, late = Twins(model, store), Twins.__new__(Twins)
             late.stores = (model, behind)
@@ -306,7 +327,7 @@ def test_a_random_program_shows_what_the_model_shows(
     with tempfile.TemporaryDirectory() as folder:
         server: Server | None = request.getfixturevalue("redis_server") if kind == "redis" else None
         store = open_store(Path(folder) / "jugdata" if server is None else server.url())
-        model = open_store(f"memory:{folder}")
+        model = model_in(folder)
         try:
             twins = Twins(model, store)
             for verb, *arguments in [everything, *program] if all_at_first else program:

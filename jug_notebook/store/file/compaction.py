@@ -281,7 +281,7 @@ def _remove_claims(folder: Folder, scheduler: SchedulerState) -> None:
 def _has_outcome(scheduler: SchedulerState, key: Key, round: int, inputs: bytes, attempt: int) -> bool:
     if round <= scheduler.forgotten.get(key, (0, -1))[1]:
         return True
-    task = scheduler.tasks.get(key)
+    task = scheduler.tasks.peek(key)
     if task is None:
         return scheduler.limits.is_over(key, attempt)
     return round < task.round or any(

@@ -338,7 +338,7 @@ class RedisStore(EventLogStore):
     def _claim(self, worker: WorkerId, wanted: Wanted, look: bool) -> Won:
         while True:
             try:
-                ready = any(queue.heap for queue in self._scheduler.queue.queues.values())
+                ready = any(queue.heap or queue.backlog for queue in self._scheduler.queue.queues.values())
                 early = ready and not self._doubtful and self._clock.monotonic() < self._next_check
                 won = super()._claim(worker, wanted, look and not early)  # news come with the claim
                 return super()._claim(worker, wanted, look) if early and not won[0] else won

@@ -114,7 +114,7 @@ def _is_over(name: bytes, scheduler: SchedulerState) -> bool:
         inputs = inputs[:-ATTEMPT]
     except ValueError:  # not a name of ours
         return True
-    task = scheduler.tasks.get(key)
+    task = scheduler.tasks.peek(key)
     if task is None or int(round) < task.round or int(round) <= scheduler.forgotten.get(key, (0, -1))[1]:
         return key in scheduler.forgotten or task is not None or scheduler.limits.is_over(key, int(attempt))
     return any(
