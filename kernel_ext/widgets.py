@@ -36,7 +36,11 @@ STYLE = (
 .jug-panel {max-width: 980px; overflow: visible}
 .jug-panel .widget-html, .jug-panel .jupyter-widget-html {margin: 0; height: auto}
 .jug-panel .widget-html-content {line-height: 1.5; font-size: 13px; overflow-x: auto; width: 100%}
-@media (max-width: 900px) {.jug-panel td .b {display: none}}
+@media (max-width: 900px) {
+  .jug-panel td .b {display: none}
+  .jug-panel td, .jug-panel th {padding-left: 2px; padding-right: 4px}
+  .jug-panel td.l {max-width: 11em; overflow: hidden; text-overflow: ellipsis}
+}
 .jug-panel .jug-bar {margin-top: 10px; gap: 6px}
 .jug-panel .jug-bar button {margin: 0; height: 28px; line-height: 26px; padding: 0 12px; border-radius: 3px}
 .jug-panel .jug-bar select {margin: 0}

@@ -329,9 +329,10 @@ def svg(graph: Graph, alone: bool = False) -> str:
     """The picture. ``alone``: as a file of its own, which has no page around it to take its colours from."""
     drawn = drawing(graph)
     spread = layout({name: _width(box) for name, box in drawn.boxes.items()}, drawn.edges)
-    width = max(spread.width, 420.0)
+    head, across = _head(graph)
+    width = max(spread.width, across, 420.0)
     height = spread.height + (18 if drawn.left_out else 0)
-    parts = [*_head(graph)]
+    parts = [*head]
     labels: list[str] = []
     for edge, count in drawn.edges.items():
         if edge[0] == edge[1]:
@@ -356,22 +357,25 @@ def graph_html(graph: Graph) -> str:
     return f'<div style="max-height:640px;overflow:auto;padding:2px 0">{svg(graph)}</div>'
 
 
-def _head(graph: Graph) -> Iterable[str]:
-    """What this is a graph of, and what the colours mean."""
+def _head(graph: Graph) -> tuple[list[str], float]:
+    """Return what this is a graph of, and what the colours mean, and how wide that is."""
     counts = total_counts(f.counts for f in graph.functions)
     about = " · ".join(part for part in (escape(graph.store), escape(graph.scope), _about(graph)) if part)
-    yield f"<title>{escape(_about(graph))}</title>"
-    yield f'<text x="{MARGIN}" y="15" font-size="12" opacity=".65">{about}</text>'
+    parts = [f"<title>{escape(_about(graph))}</title>"]
+    parts.append(f'<text x="{MARGIN}" y="15" font-size="12" opacity=".65">{about}</text>')
     x = float(MARGIN)
     for state in STATE_STYLES:
         if counts.get(state) and state is not State.CANCELLED:
             label = f"{state.value} {number(counts[state])}"
-            yield f'<rect x="{x:.1f}" y="25" width="10" height="10" rx="2" fill="{STATE_STYLES[state].colour}"/>'
-            yield (
+            parts.append(
+                f'<rect x="{x:.1f}" y="25" width="10" height="10" rx="2" fill="{STATE_STYLES[state].colour}"/>'
+            )
+            parts.append(
                 f'<text x="{x + 15:.1f}" y="34" font-size="12">{state.value} '
                 f'<tspan font-weight="bold">{number(counts[state])}</tspan></text>'
             )
             x += 15 + len(label) * 6.6 + 18
+    return parts, max(x, MARGIN + len(about) * 6.6)
 
 
 def _about(graph: Graph) -> str:

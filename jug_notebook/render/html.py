@@ -209,7 +209,7 @@ def svg_element(width: float, height: float, inner: str, alone: bool) -> str:
     """Return a picture. ``alone``: as a file of its own, which has no page around it to take its colours from."""
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height:.0f}" '
-        f'viewBox="0 0 {width:.0f} {height:.0f}" role="img" fill="currentColor" {_FONT}>'
+        f'viewBox="0 0 {width:.0f} {height:.0f}" style="max-width:none" role="img" fill="currentColor" {_FONT}>'
         f"{_ALONE if alone else ''}{inner}</svg>\n"
     )
 
@@ -249,7 +249,7 @@ def functions_html(
 
     rows = []
     for function in kept:
-        whole = f' title="{escape(function.name)}"' if len(function.name) > 40 else ""
+        whole = f' title="{escape(function.name)}"' if len(function.name) > 20 else ""
         name = f"<b{whole}>{escape(elide_middle(function.name, 40))}</b>"
         mean = "" if function.mean is None else unbroken(duration(function.mean))
         rows.append(row(name, function.counts, mean, unbroken(summary.time_left(snapshot, function))))

@@ -656,6 +656,14 @@ def test_what_nobody_wants_any_more_is_not_drawn():
     assert ">load<" not in render.svg(picture)
 
 
+def test_a_graph_is_as_wide_as_what_its_colours_mean() -> None:
+    counts = dict.fromkeys((state for state in State if state is not State.CANCELLED), 1000)
+    picture = ElementTree.fromstring(render.svg(Graph((FunctionView("f", counts, None),))))
+    meanings = [text for text in picture.iter() if text.tag.endswith("text") and text.get("y") == "34"]
+    assert len(meanings) == len(counts)
+    assert float(meanings[-1].get("x")) + 6 * len("".join(meanings[-1].itertext())) < float(picture.get("width"))
+
+
 def test_a_graph_of_nothing_says_so():
     assert render.graph_text(Graph()) == "no tasks yet"
     assert "no tasks yet" in render.graph_html(Graph())
