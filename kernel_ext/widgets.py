@@ -38,7 +38,7 @@ STYLE = (
 .jug-panel .widget-html-content {line-height: 1.5; font-size: 13px; overflow-x: auto; width: 100%}
 @media (max-width: 900px) {
   .jug-panel td .b {display: none}
-  .jug-panel td, .jug-panel th {padding-left: 2px; padding-right: 4px}
+  .jug-panel td, .jug-panel th {padding-left: 2px !important; padding-right: 4px !important}
   .jug-panel td.l {max-width: 11em; overflow: hidden; text-overflow: ellipsis}
 }
 .jug-panel .jug-bar {margin-top: 10px; gap: 6px}
