@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from types import CodeType, FrameType, TracebackType
 
 _HERE = os.path.dirname(os.path.abspath(__file__))
-OURS = (_HERE + os.sep, os.path.join(os.path.dirname(_HERE), "kernel_ext") + os.sep)
+TARGET = "<target>"  #: what an expression of a magic's line is compiled as: the line itself is shown
+OURS = (_HERE + os.sep, os.path.join(os.path.dirname(_HERE), "kernel_ext") + os.sep, TARGET)
 _INSTALLED = re.compile(
     r"[/\\]((site|dist)-packages|lib(64)?[/\\]python3\.\d+)[/\\]|^<(frozen |__array_function__|decorator-gen)"
 )

@@ -27,7 +27,7 @@ from jug_notebook.compat.loading import BARRIER, load, loaded, serving, settled
 from jug_notebook.errors import JugError
 from jug_notebook.model import FunctionView, Graph, Key, State
 
-FAILURES = 20  #: an execution prints the tracebacks of at most this many failures
+FAILURES = 20  #: an execution prints the tracebacks of at most this many kinds of failures
 
 # -- looking -----------------------------------------------------------------------------------------------------------
 
@@ -118,11 +118,14 @@ def _execute(options: Any) -> int:
     with serving(options, read_only=False):
         execution = Execution(options, matches)
         status = execution.run()
-        for key in list(execution.failed)[:FAILURES]:
-            for failure in Task.store.session.queries.status_of([key]).snapshot.failures:
-                print(render.failure_text(failure), end="\n\n", file=sys.stderr)
-        if (more := len(execution.failed) - FAILURES) > 0:
-            print(f"and {more} more failures", file=sys.stderr)
+        if execution.failed:
+            kinds = render.kinds(Task.store.session.queries.status_of(list(execution.failed)).snapshot)
+            for kind in kinds[:FAILURES]:
+                similar = len(kind.keys) - 1
+                more = f"and {render.plural(similar, 'similar failure')}\n\n" if similar else ""
+                print(render.failure_text(kind.newest), more, sep="\n\n", end="", file=sys.stderr)
+            if (left := sum(len(kind.keys) for kind in kinds[FAILURES:])) > 0:
+                print(f"and {render.plural(left, 'more failure')}", file=sys.stderr)
         return status
 
 

@@ -37,6 +37,7 @@ from jug_notebook.store import absolute, masked
 from jug_notebook.store.keyring import Given
 from jug_notebook.store.signed import template
 from jug_notebook.task import context
+from jug_notebook.task.binding import misfit
 from jug_notebook.task.context import FunctionVersion, PendingTask
 from jug_notebook.task.handles import SHORT, Task, handle
 from jug_notebook.task.values import TaskList
@@ -49,9 +50,19 @@ R = TypeVar("R")
 def _of(part: str, method: Callable[Concatenate[Part, P], R]) -> Callable[Concatenate[Session, P], R]:
     """A method of a session that is a method of one of its parts, with its signature and docstring."""
 
+    signature = inspect.signature(method)
+
     @functools.wraps(method)
     def verb(self: Session, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        return method(getattr(self, part), *args, **kwargs)
+        of = getattr(self, part)
+        try:
+            return method(of, *args, **kwargs)
+        except TypeError:
+            try:
+                signature.bind(of, *args, **kwargs)
+            except TypeError as error:
+                raise misfit(method.__name__, signature, error) from None
+            raise
 
     return verb
 

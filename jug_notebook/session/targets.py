@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from jug_notebook import frames
 from jug_notebook.errors import NoSuchTask
 from jug_notebook.model import FunctionView, Key, Scope, State, Target, TaskView
 from jug_notebook.session.access import StoreAccess
@@ -138,7 +139,7 @@ def _listed(target: Any) -> Any:
 def _evaluated(text: str, namespace: Mapping[str, Any]) -> Any:
     """Return the value of an expression; None where it isn't one, or holds no tasks."""
     try:
-        code = compile(text, "<target>", "eval")
+        code = compile(text, frames.TARGET, "eval")
     except (SyntaxError, ValueError):
         return None
     try:

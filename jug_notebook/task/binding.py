@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 import types
 from collections.abc import AsyncIterable, Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from typing import Any
@@ -13,6 +14,7 @@ from jug_notebook.errors import BadTask
 from jug_notebook.keys import digest
 from jug_notebook.keys.callables import CACHED
 from jug_notebook.keys.modules import scripts
+from jug_notebook.render.format import near
 from jug_notebook.task import context as context
 from jug_notebook.task.context import SessionProtocol
 from jug_notebook.task.values import tasks_in
@@ -151,3 +153,13 @@ class Chunk:
                 error.add_note(f"in call {number} of a chunk of {len(calls)}, with {args!r:.200}")
                 raise
         return results
+
+
+def misfit(name: str, signature: inspect.Signature, error: TypeError) -> TypeError:
+    """Return what `Signature.bind` raised, as Python says it of a call of ``name``, with the name that was meant."""
+    text = str(error)
+    if found := re.fullmatch(r"got an unexpected keyword argument '(\w+)'", text):
+        text += near(found[1], signature.parameters)
+    elif text.startswith("too many"):
+        text = f"got {text}; it takes ({', '.join(one for one in signature.parameters if one != 'self')})"
+    return TypeError(f"{name}() {text}")

@@ -380,3 +380,9 @@ def always_progress_to(report: Report) -> None:
 def progress_report() -> Report | None:
     """Return the function that takes this thread's progress; None where there is none."""
     return _progress.report
+
+
+def check_on_error(on_error: str) -> None:
+    """Raise ValueError unless it is one of the three words that say what becomes of failures."""
+    if on_error not in ("raise", "skip", "return"):
+        raise ValueError(f"on_error is 'raise', 'skip' or 'return', not {on_error!r}")

@@ -32,12 +32,13 @@ from jug_notebook.task.binding import (
     in_folder,
     is_wrapper,
     listed_option,
+    misfit,
     name_of,
     shared_constants,
 )
 from jug_notebook.task.context import FunctionVersion, PendingTask, SessionProtocol, in_task
 from jug_notebook.task.files import PathAdvice
-from jug_notebook.task.handles import Tasklet, briefly, handle
+from jug_notebook.task.handles import MakesTasks, Tasklet, briefly, handle
 from jug_notebook.task.sweeps import call_of, grid_points, zipped
 from jug_notebook.task.values import LazyResults, TaskList, as_arguments, no_table, tasks_in
 
@@ -61,7 +62,7 @@ _PLAIN = inspect.Parameter.POSITIONAL_OR_KEYWORD
 _STEADY = (list, tuple, range)  #: iterating over them runs no code of the user's
 
 
-class TaskFunction:
+class TaskFunction(MakesTasks):
     """A function whose calls are tasks: ``f(x)`` makes a `Task`; ``f.run(x)``, and inside a task ``f(x)``, call now."""
 
     def __init__(
@@ -302,7 +303,7 @@ class TaskFunction:
         try:
             bound = self._signature.bind(*args, **kwargs)
         except TypeError as error:
-            raise TypeError(f"{self.name}() {error}") from None
+            raise misfit(self.name, self._signature, error) from None
         given = set(bound.arguments)
         bound.apply_defaults()
         bound.arguments = {n: x if n in given else default_value(x) for n, x in bound.arguments.items()}

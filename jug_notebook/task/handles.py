@@ -89,17 +89,25 @@ class Handle:
         task._warn_if_former()
         return self.take(task._session.results.collect([task.key], wait=False, mmap=mmap)[0])
 
-    def result(self, timeout: float | None = None, *, wait_for_workers: float | None = None) -> Any:
+    def result(
+        self, timeout: float | None = None, on_error: str = "raise", *, wait_for_workers: float | None = None
+    ) -> Any:
         """Wait for the value while workers live, and return it.
 
         Raises TaskFailed with the remote traceback, TaskCancelled, WaitTimeout after ``timeout`` seconds,
         WaitInterrupted on Ctrl-C (the task continues), and NoWorkers at once where no workers are running, or, with
         ``wait_for_workers``, where none has come within so many seconds: a queue may start them late.
+        With ``on_error="skip"`` a task without a value returns None, with ``"return"`` its error.
         """
-        task = self.task
+        context.check_on_error(on_error)
+        task, strict = self.task, on_error == "raise"
         task._warn_if_former()
-        collect = task._session.results.collect
-        return self.take(collect([task.key], wait=True, timeout=timeout, wait_for_workers=wait_for_workers)[0])
+        [found] = task._session.results.collect(
+            [task.key], wait=True, timeout=timeout, strict=strict, wait_for_workers=wait_for_workers
+        )
+        if isinstance(found, Problem):
+            return found.error if on_error == "return" else None
+        return self.take(found)
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Wait; return what the task raised (a TaskFailed where that can't be pickled), None if it finished."""
@@ -241,6 +249,16 @@ _BINARY = (
 )  # fmt: skip
 for _name in (*_UNARY, *_BINARY, *(f"r{_name}" for _name in _BINARY)):
     setattr(Handle, f"__{_name}__", _refuse)
+
+
+class MakesTasks:
+    """What makes tasks when it is called has none of their attributes, and says so."""
+
+    def __getattr__(self, name: str) -> NoReturn:
+        what = self.__dict__.get("name", type(self).__name__)
+        if not name.startswith("_") and hasattr(Handle, name):
+            raise AttributeError(f"{what} is a task function and has no {name!r}; call it first: {what}(…).{name}")
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
 
 class Task(Handle):

@@ -208,12 +208,6 @@ FIRST_AHEAD = 16  #: tasks of a map without end that are submitted first
 TAKEN = 256  #: results of it that are taken at once
 
 
-def check_on_error(on_error: str) -> None:
-    """Raise ValueError unless it is one of the three words that say what becomes of failures."""
-    if on_error not in ("raise", "skip", "return"):
-        raise ValueError(f"on_error is 'raise', 'skip' or 'return', not {on_error!r}")
-
-
 def _table(tasks: Sequence[Task]) -> tuple[list[State], list[Any], dict[int, tuple[str, str]]]:
     """Return states, values and errors of tasks as they are now, whatever their sessions: see `Results.table`."""
     if len({id(task._session) for task in tasks}) == 1:
@@ -232,7 +226,7 @@ def _states(handles: Iterable[Handle]) -> dict[Key, State]:
 
 
 def _load(x: Any, on_error: str, wait: bool, timeout: float | None, wait_for_workers: float | None = None) -> Any:
-    check_on_error(on_error)
+    context.check_on_error(on_error)
     x, timeout = listed(x), waiting_time(timeout)
     handles = tasks_in(x)
     tasks = [handle if type(handle) is Task else handle.task for handle in handles]
@@ -415,7 +409,7 @@ class TaskList(list[Any]):
 
     def _data(self, on_error: str = "return", warn: bool = True) -> sweeps.Sweep:
         """Return the list as it is now. With ``on_error="skip"``, only what has a value."""
-        check_on_error(on_error)
+        context.check_on_error(on_error)
         handles = self._handles()
         with system.uncollected():
             tasks = [handle if type(handle) is Task else handle.task for handle in handles]

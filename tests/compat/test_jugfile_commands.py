@@ -190,6 +190,17 @@ def test_an_error_ends_it_unless_it_is_to_go_on(side: Side) -> None:
     assert "0 failed" not in side.run("status", "--short").stdout
 
 
+def test_failures_of_a_kind_are_printed_once(side: Side) -> None:
+    script(
+        side,
+        "from jug import TaskGenerator\n@TaskGenerator\ndef f(x):\n    return {}[f'{x}']\nxs = [f(x) for x in range(3)]\n"
+        "@TaskGenerator\ndef g(x):\n    return 1 / x\ny = g(0)\n",
+    )
+    printed = side.run("execute", "--keep-going").stderr
+    assert printed.count("Traceback (most recent call last)") == 2
+    assert "\nand 2 similar failures\n" in printed
+
+
 def test_failures_are_tried_again_unless_they_are_kept(side: Side) -> None:
     script(
         side,

@@ -97,6 +97,15 @@ def test_an_error_shows_the_frames_of_the_user_and_none_of_ours(kernel: Kernel, 
     assert "lib/python" not in text
 
 
+def test_a_target_that_raises_shows_the_line_of_its_magic(kernel: Kernel) -> None:
+    reply = kernel.run("first = 1\n%jug_log flags[99]")
+    text = COLOURS.sub("", reply.traceback)
+    assert reply.error == "IndexError"
+    assert "----> 2 " in text
+    assert "flags[99]" in text
+    assert "<target>" not in text
+
+
 def test_errors_follow_xmode_and_the_debugger_opens_in_the_users_frame(kernel: Kernel) -> None:
     kernel.run("%xmode Minimal")
     minimal = kernel.run("total + 1").traceback

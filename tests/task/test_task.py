@@ -546,6 +546,34 @@ def test_an_attribute_of_the_value_is_asked_of_the_result():
 
 
 @pytest.mark.usefixtures("session")
+def test_a_call_that_does_not_fit_names_what_was_meant():
+    with pytest.raises(AttributeError, match=r"is a task function and has no 'result'; call it first: .*\(…\)\.result"):
+        double.result()
+    with pytest.raises(AttributeError, match="'TaskFunction' object has no attribute 'nothing'"):
+        double.nothing  # noqa: B018
+    with pytest.raises(TypeError, match=r"double\(\) got too many positional arguments; it takes \(x, y\)"):
+        double(1, 2, 3)
+    with pytest.raises(
+        TypeError, match=r"execute\(\) got an unexpected keyword argument 'worker'; did you mean workers\?"
+    ):
+        jn.execute(worker=3)
+    with pytest.raises(
+        TypeError, match=r"execute\(\) got an unexpected keyword argument 'worker'; did you mean workers\?"
+    ):
+        jn.current().execute(worker=3)
+
+
+def test_one_task_that_failed_is_left_out_or_returned_like_many(session: jn.Session) -> None:
+    invert = jn.task(lambda x: 1 / x)
+    with working(session):
+        assert invert(2).result(on_error="skip") == 0.5
+        assert invert(0).result(on_error="skip") is None
+        assert isinstance(invert(0).result(on_error="return"), jn.TaskFailed)
+    with pytest.raises(ValueError, match="on_error is 'raise', 'skip' or 'return', not 'none'"):
+        invert(0).result(on_error="none")
+
+
+@pytest.mark.usefixtures("session")
 def test_a_task_plotted_as_a_value_is_named():
     axes = pytest.importorskip("matplotlib.figure").Figure().subplots()
     for draw in (axes.plot, lambda ys: axes.bar([1], ys), lambda ys: axes.scatter([1], ys)):
