@@ -193,8 +193,8 @@ def test_an_error_ends_it_unless_it_is_to_go_on(side: Side) -> None:
 def test_failures_of_a_kind_are_printed_once(side: Side) -> None:
     script(
         side,
-        "from jug import TaskGenerator\n@TaskGenerator\ndef f(x):\n    return {}[f'{x}']\nxs = [f(x) for x in range(3)]\n"
-        "@TaskGenerator\ndef g(x):\n    return 1 / x\ny = g(0)\n",
+        "from jug import TaskGenerator\n@TaskGenerator\ndef f(x):\n    return {}[f'{x}']\n"
+        "xs = [f(x) for x in range(3)]\n@TaskGenerator\ndef g(x):\n    return 1 / x\ny = g(0)\n",
     )
     printed = side.run("execute", "--keep-going").stderr
     assert printed.count("Traceback (most recent call last)") == 2
