@@ -15,7 +15,7 @@ from typing import Any
 
 from IPython.core.error import UsageError
 from IPython.core.magic import Magics, magics_class
-from traitlets import Bool, Enum, Int, TraitError, Unicode, observe, validate
+from traitlets import Bool, Enum, Float, Int, List, TraitError, Unicode, observe, validate
 
 from jug_notebook import render
 from jug_notebook.errors import JugError, LaunchError, StoreError, StoreGone
@@ -60,11 +60,8 @@ class Memory:
     store: str = ""  #: chosen by ``%jug_store``
 
 
-@magics_class
-class JugMagics(Magics):
-    """Function calls become tasks, workers run them in the background, results outlive every process."""
-
-    shell: Any
+class Settings(Magics):
+    """The settings of `JugMagics`."""
 
     store = Unicode("", help="the store to use: a folder or its URL (default: $JUG_STORE, else 'jugdata')").tag(
         config=True
@@ -77,6 +74,10 @@ class JugMagics(Magics):
         min=0,
         help="seconds for which results are waited for while no worker is running: a queue may start them late",
     ).tag(config=True)
+    notify = List(Unicode(), help="where workers send a line when all has ended: as %jug_execute --notify").tag(
+        config=True
+    )
+    notify_after = Float(30.0, min=0.0, help="seconds that work must have taken for JugMagics.notify").tag(config=True)
     check_keys = Bool(
         False, help="run each cell that makes tasks again in other processes, and report keys that differ there"
     ).tag(config=True)
@@ -86,6 +87,13 @@ class JugMagics(Magics):
         "",
         help="how status and tasks are shown (default: $JUG_NOTEBOOK_DISPLAY, else widgets where they work)",
     ).tag(config=True)
+
+
+@magics_class
+class JugMagics(Settings):
+    """Function calls become tasks, workers run them in the background, results outlive every process."""
+
+    shell: Any
 
     def __init__(self, shell: Any, live: Live, memory: Memory) -> None:
         self.ready = False  # the configuration is read before there is anything to act on
@@ -166,6 +174,8 @@ class JugMagics(Magics):
         try:
             session = self.session
             print(f"jug_notebook: {self._about(session)}; {START} starts workers")
+            if missed := session.workers.unreported():
+                print(f"jug_notebook: {missed}")
         except (StoreError, OSError) as error:
             print(f"jug_notebook: {error}. Give another store: %jug_store URL")
 

@@ -68,6 +68,11 @@ class WorkerMagics(Magics):
         "--wait-for-workers", type=seconds, metavar="S",
         help="seconds for which results are waited for while no worker is running: a queue may start them late (0)",
     )  # fmt: skip
+    @option(
+        "--notify", action="append", default=[], metavar="T",
+        help="send a line there when all has ended, or stands still: a shell command, a URL, desktop; repeatable. For "
+        "one that holds a token: env:NAME, @FILE",
+    )  # fmt: skip
     @option("--python", metavar="P", help="the Python that runs them: the same minor version, other packages")
     @option(
         "--host", action="append", default=[], metavar="H[:N]",
@@ -94,6 +99,7 @@ class WorkerMagics(Magics):
         %jug_execute -n 4                        four workers on this host; run again, it starts no more than four
         %jug_execute -n 2 --target is_prime      only tasks of is_prime, and what they need
         %jug_execute -n 4 --wait                 wait until all is done
+        %jug_execute -n 4 --notify env:MY_URL    a line there when all has ended, also if the notebook is closed by then
         %jug_execute -n 4 --dry-run              what would run, and for how long?
         %jug_execute --here                      no workers: run the tasks in this kernel, now
         %jug_execute -n 8 --host a --host me@b:4 eight on a and four on b, over ssh; --dry-run checks both hosts first
@@ -116,6 +122,8 @@ class WorkerMagics(Magics):
         if asked.dry_run:
             print(self._plan(session, asked, slurm))
             return
+        notify, after = (asked.notify, 0.0) if asked.notify else (self.main.notify, self.main.notify_after)
+        session.workers.notify(notify, after)
         crew, lines = self._start(session, asked, elsewhere, slurm)
         if note := session.workers.headless_note():
             lines.append(note)

@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +28,9 @@ from jug_notebook.cli import (
 )
 from jug_notebook.cli.inspect import picture_of, verdict
 from jug_notebook.cli.jugfiles import add_selection
+from jug_notebook.clock import CLOCK
 from jug_notebook.compat.hooks import STOP_FILE, limits_in
+from jug_notebook.render.format import duration
 
 if TYPE_CHECKING:
     from jug_notebook.model import Target
@@ -59,9 +62,17 @@ def _add_limits(parser: Parser, idle: float) -> None:
     away = f"end after this time with nothing to do (default: {idle:g} s)"
     limit("--idle-timeout", seconds, "TIME", away)
     limit("--patience", seconds, "TIME", "wait this long for the store's server when it is away (default: 10min)")
+    parser.add_argument("--notify", action="append", default=[], metavar="T", help=NOTIFY)
+    parser.stores_only.add("notify")
     flag(parser, "--no-keep-going", "keep_going", "start no new tasks once one has failed", const=False)
     parser.stores_only.add("keep_going")
     parser.set_defaults(idle=idle)
+
+
+NOTIFY = (
+    "send a line there when all has ended, or stands still: a shell command, a URL, desktop; repeatable. For one that "
+    "holds a token: env:NAME, @FILE"
+)
 
 
 def _add_worker(parser: Parser) -> None:
@@ -132,7 +143,19 @@ def _supervise(arguments: Arguments, url: str, crew: str = "", detached: bool = 
 
     stop_files = heed_environment(arguments)
     options = _options(arguments, url, size=system.cores(), idle_timeout=arguments.idle)
+    _ask_to_notify(arguments, url)
     return supervise(url, options, crew=crew, detached=detached, stop_files=stop_files)
+
+
+def _ask_to_notify(arguments: Arguments, url: str) -> None:
+    """Have what comes of a store's tasks reported where ``--notify`` says. Raises LaunchError."""
+    if arguments.notify:
+        from jug_notebook.store import open_store
+        from jug_notebook.worker import notices, notifier
+
+        targets = notices.targets_in(arguments.notify)
+        with closing(open_store(url)) as store:
+            notifier.ask(store, targets)
 
 
 def _options(arguments: Arguments, url: str, **defaults: Any) -> WorkerOptions:
@@ -225,6 +248,7 @@ def _slurm(arguments: Arguments, options: WorkerOptions, url: str) -> None:
 
     given = {name: getattr(arguments, name) for name in slurm.Settings.__struct_fields__ if getattr(arguments, name)}
     store = open_store(url)
+    _ask_to_notify(arguments, url)
     crew = slurm.launch(store, options, given)
     print(*crew.messages(0.0), sep="\n", file=sys.stderr)
     try:
@@ -285,4 +309,15 @@ def _execute_notebook(notebook: Path, arguments: Arguments) -> int:
 
         # the kernel starts in another folder, so a relative path is made absolute
         os.environ["JUG_STORE"] = absolute(arguments.jugdir)
-    return 0 if execute(notebook, output, notify=partial(print, file=sys.stderr, flush=True)) else 1
+    from jug_notebook.worker import notices
+
+    targets = notices.targets_in(arguments.notify)
+    began, good = CLOCK.monotonic(), False
+    try:
+        good = execute(notebook, output, notify=partial(print, file=sys.stderr, flush=True))
+    finally:
+        took = duration(CLOCK.monotonic() - began)
+        text = f"jug_notebook: {'all cells ran' if good else 'stopped at a cell'}, {took} — {notebook.absolute()}"
+        for line in notices.send_all(targets, str(notebook.absolute()), text):
+            print(line, file=sys.stderr)
+    return 0 if good else 1

@@ -34,6 +34,7 @@ from jug_notebook.model import Stop, WorkerInfo
 from jug_notebook.render import plural
 from jug_notebook.store import Store, keyring, split
 from jug_notebook.worker import WorkerOptions
+from jug_notebook.worker.notices import notices
 
 TICK = 0.1  #: seconds between two looks for workers that were stopped before they started
 LOST = 30.0  #: seconds for which an engine that is gone may come again: Dask runs what was lost elsewhere
@@ -203,6 +204,7 @@ class ExecutorGroup(WorkerGroup):
             place=self.place,
             secret=keyring.secret(self.store.id).hex() if self._adapter.carries_keys else "",
             options=msgspec.structs.replace(self._options, size=1),
+            notices=notices(self.store.id) if self._adapter.carries_keys else (),
             stay=True,
             lasting=False,
         )

@@ -25,7 +25,8 @@ from jug_notebook.launch import living, send_order
 from jug_notebook.model import Scale, WorkerInfo
 from jug_notebook.store import Store, keyring, open_store, split
 from jug_notebook.store.atomic import Folder
-from jug_notebook.worker import WorkerOptions
+from jug_notebook.worker import WorkerOptions, notices
+from jug_notebook.worker.notices import Notice
 from jug_notebook.worker.supervisor import supervise
 
 MARK = "jn1 "
@@ -110,6 +111,7 @@ class Request(Struct, frozen=True):
     secret: str = ""
     options: WorkerOptions = WorkerOptions()
     packages: dict[str, str] = {}  #: that tasks import, with their versions here
+    notices: tuple[Notice, ...] = ()  #: where its supervisors report to
     check: bool = False
     stay: bool = False
     lasting: bool = True  #: may the key be kept on that host?
@@ -206,6 +208,8 @@ def _opened(asked: Request, checks: list[Check]) -> Store | None:
         return None
     if asked.secret and not asked.check:  # before it is opened, so that what is in it can be verified
         keyring.import_secret(asked.store, bytes.fromhex(asked.secret), asked.lasting)
+    if asked.notices and not asked.check:
+        notices.add(asked.store, asked.notices, asked.lasting)
     store = open_store(asked.url, known=asked.store)
     if store.id != asked.store:
         message = f"another store is at {store.display_url} there ({store.id[:8]}, and not {asked.store[:8]})"

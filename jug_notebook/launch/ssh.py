@@ -32,6 +32,7 @@ from jug_notebook.render import plural
 from jug_notebook.store import Store, split
 from jug_notebook.worker import WorkerOptions
 from jug_notebook.worker.execution import mapped
+from jug_notebook.worker.notices import notices
 
 TIMEOUT = 30.0  #: seconds for all that is done on a host, besides ``setup``
 SETUP = 120.0  #: seconds for that
@@ -120,6 +121,7 @@ class Call:
             secret=secret.hex(),
             options=options,
             packages=dict(packages or {}),
+            notices=notices(store.id),
         )
 
     def name(self, host: Host) -> str:
@@ -133,6 +135,7 @@ class Call:
             place=host.place,
             options=msgspec.structs.replace(self.options, size=host.size or self.options.size),
             check=check,
+            notices=() if check else self._request.notices,
             secret="" if check else self._request.secret,
         )
 

@@ -139,6 +139,18 @@ class FunctionProfile(Struct, frozen=True):
     killed: int = 0  #: runs that were ended for their memory
 
 
+class Rest(Struct, frozen=True):
+    """What has ended since a moment, and what is left. Times are seconds since the epoch; 0 where nothing ended."""
+
+    id: str  #: equal wherever the same tasks have ended the same way, since whichever moment
+    done: int = 0
+    failed: tuple[Key, ...] = ()
+    blocked: int = 0  #: by failed tasks
+    left: int = 0  #: tasks that are waiting, ready or running
+    began: float = 0.0  #: when the first of these runs began,
+    ended: float = 0.0  #: and when the last run of all ended
+
+
 class Span(Struct, frozen=True):
     """When an attempt ran, and where. ``started`` is seconds since the epoch, ``duration`` seconds."""
 

@@ -100,6 +100,10 @@ class Leases:
         (self._presumed_dead.add if dead else self._presumed_dead.discard)(worker)
         return self._tasks.get(worker, set())
 
+    def lives(self, worker: WorkerId) -> bool:
+        """Return whether a worker is neither lost nor presumed dead; of an empty name, False."""
+        return bool(worker) and worker not in self._lost and worker not in self._presumed_dead
+
     def all_presumed_dead(self, workers: Set[WorkerId]) -> bool:
         return workers <= self._presumed_dead
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from hashlib import blake2b
 from typing import Any, TypeAlias
 
-from jug_notebook.model import Key, Origin, Resources, Scope, Span, State, Target, Verdict
+from jug_notebook.model import OPEN_STATES, Key, Origin, Resources, Rest, Scope, Span, State, Target, Verdict
 from jug_notebook.scheduler.records import (
     BLOCKED,
     CANCELLED,
@@ -105,6 +106,31 @@ def outstanding(tasks: TaskTable, keys: Iterable[Key]) -> list[Key]:
             found.update((need.key, None) for need in new)
             below.extend(new)
     return list(found)
+
+
+def rest(tasks: Iterable[TaskRecord], since: float) -> Rest:
+    """Return what ended after ``since``, and what is left, of these tasks."""
+    mark = done = blocked = left = 0
+    failed: list[Key] = []
+    began, ended = LATEST, 0.0
+    for task in tasks:
+        if task.state in (FINISHED, FAILED):
+            name = b"%b %d %d" % (task.key.encode(), task.round, task.state)
+            mark ^= int.from_bytes(blake2b(name, digest_size=16).digest(), "little")
+            outcome = own_outcome(task) if task.reused_from is None else None
+            if outcome is None:
+                continue
+            run = outcome[0]
+            ended = max(ended, run.started + run.duration)
+            if run.started + run.duration > since:
+                began = min(began, run.started)
+                done += task.state == FINISHED
+                failed += [task.key] if task.state == FAILED else []
+        elif task.state == BLOCKED:
+            blocked += 1
+        else:
+            left += task.state != UNKNOWN and STATES[task.state] in OPEN_STATES
+    return Rest(f"{mark:032x}", done, tuple(failed), blocked, left, began if done or failed else 0.0, ended)
 
 
 def requested(tasks: Iterable[TaskRecord], origin: Origin) -> list[Key]:

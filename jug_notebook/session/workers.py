@@ -49,7 +49,8 @@ class Workers:
         memory_limit: int | None = None, gpus: str | Sequence[str] | None = None,
         resources: Mapping[str, float | str] | str = {}, env: Mapping[str, str] | Sequence[str] = {},
         python: str | None = None, setup: str | None = None, remote_dir: str | None = None, dry_run: bool = False,
-        patience: float = PATIENCE, here: bool = False, namespace: Mapping[str, Any] | None = None,
+        patience: float = PATIENCE, notify: str | Sequence[str] = (), notify_after: float = 0.0, here: bool = False,
+        namespace: Mapping[str, Any] | None = None,
     ) -> Crew:  # fmt: skip
         """Start workers in the background: on this host, on ``hosts``, or ``on`` an executor. Return their `Crew`.
 
@@ -65,6 +66,8 @@ class Workers:
         has, {"license": 2}, or less "mem"; tasks that need more than is free wait.
         ``env``: variables to set in workers, {"OMP_NUM_THREADS": "4"}; everybody on the host can read them.
         ``patience``: seconds for which they wait for the store's server when it is away.
+        ``notify``: where to send a line when all that was requested has ended, stands still, or no worker is left: a
+        shell command, a URL, "desktop", "env:NAME", "@FILE"; not of work that took less than ``notify_after`` seconds.
         ``keep_going=False``: a host's workers end after their current tasks once one has failed for good.
         ``hosts``: reached by ssh, each "host", "user@host", "user@host:8", or a Path of a file with one per line.
         ``python``, ``setup``, ``remote_dir``: there, the Python to run, shell commands to run first, and the folder
@@ -94,9 +97,29 @@ class Workers:
             if on is not None:
                 raise LaunchError("dry_run can't look into an executor: leave 'on' out")
             return self._no_crew(self.foretell(workers, options, list(hosts), slurm))
+        self.notify(notify, notify_after)
         if wait_for_workers is not None:
             self._results.wait_for_workers = system.not_negative("wait_for_workers", wait_for_workers)
         return self._start(workers, options, hosts, on, slurm, wait)
+
+    def notify(self, targets: str | Sequence[str], after: float = 0.0) -> None:
+        """Have supervisors report what comes of the tasks in this store; see `execute`. Raises LaunchError."""
+        from jug_notebook.worker import notices, notifier
+
+        access, found = self._access, notices.targets_in(targets)
+        if found and access.store.url.startswith("memory:"):
+            raise LaunchError("notify: 'memory:' ends with this process; use a folder: %jug_store jugdata")
+        after = system.not_negative("notify_after", after)
+        self._targets.flush()
+        notifier.ask(access.store, found, access.file, after)
+
+    def unreported(self) -> str:
+        """Return, once, what workers that were killed were to notify of, in a line; "" where there is nothing."""
+        from jug_notebook.store.event_log import EventLogStore
+        from jug_notebook.worker import notifier
+
+        store = self._access.store
+        return notifier.unreported(store, self._access.process.python) if isinstance(store, EventLogStore) else ""
 
     def _no_crew(self, plan: str = "") -> Crew:
         from jug_notebook.launch import Crew

@@ -19,6 +19,7 @@ from jug_notebook.model import (
     Key,
     Lease,
     Origin,
+    Rest,
     Scope,
     Span,
     State,
@@ -206,6 +207,19 @@ class Queries(Protocol):
         """Return whether no task is ready or running that a worker of this python could run or wait for."""
         with self._updated() as scheduler:
             return scheduler.idle(target, python)
+
+    def at_rest(self, target: Target | None = None, python: str = "") -> int | None:
+        """Return how many runs have ended if the store is `idle`, else None."""
+        with self._updated() as scheduler:
+            return sum(scheduler.settled_by.values()) if scheduler.idle(target, python) else None
+
+    def rest(self, since: float = 0.0, target: Target | None = None) -> Rest:
+        """Return what ended after ``since`` (seconds since the epoch), and what is left."""
+        with self._updated() as scheduler:
+            tasks = scheduler.tasks
+            if target is None:
+                return queries.rest(tasks.values(), since)
+            return queries.rest([tasks[key] for key in queries.keys_of_target(tasks.values(), target)], since)
 
     def foreign(self, python: str) -> dict[str, int]:
         """Return the number of ready tasks made with another python than this, by that python."""

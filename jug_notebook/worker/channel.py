@@ -287,7 +287,8 @@ class StoreServer:
     @property
     def descriptors(self) -> list[int]:
         """What a forked process must close."""
-        return [self._selector.fileno(), *self._connections]
+        own = self._selector.get_map() is not None  # else it is closed
+        return [*([self._selector.fileno()] if own else ()), *self._connections]
 
     def disconnect(self, descriptor: int) -> None:
         """Carry out what a worker that has ended still asked for, but claim nothing for it: others get what it held."""

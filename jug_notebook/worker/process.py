@@ -121,6 +121,16 @@ class ForkContext:
         """Fork a process of low priority that compacts the store; return its pid."""
         return _fork(self._compact)
 
+    def fork_notifier(self, run: Callable[[Store], int]) -> int:
+        """Fork a process that outlives its supervisor and does this with the store; return its pid."""
+        return _fork(lambda: self._notify(run))
+
+    def _notify(self, run: Callable[[Store], int]) -> int:
+        os.setsid()
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        self._let_go()
+        return run(self._reopen())
+
     def _reopen(self) -> Store:
         """Open the supervisor's store; a server that is away is waited for, and from then on by every verb.
 
@@ -152,12 +162,15 @@ class ForkContext:
 
     def _detach(self) -> None:
         """Drop the signal handlers and descriptors that came from the supervisor, and end when it does."""
+        self._let_go()
+        _die_with(self.supervisor.pid, self.parent_pipe)
+
+    def _let_go(self) -> None:
         signal.set_wakeup_fd(-1)
         for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD, *((WAKE,) if WAKE else ())):
             signal.signal(number, signal.SIG_DFL)
         for fd in (*self.to_close, *self.server.descriptors):
             os.close(fd)
-        _die_with(self.supervisor.pid, self.parent_pipe)
 
     def _compact(self) -> int:
         signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -30,6 +30,7 @@ from jug_notebook.store import Store, is_missing, lacks_room, may_pass, open_sto
 from jug_notebook.store.signed import SignedWriter, seal_of
 from jug_notebook.worker import WorkerOptions
 from jug_notebook.worker.channel import StoreServer
+from jug_notebook.worker.notifier import Notifier
 from jug_notebook.worker.process import (
     MOVED,
     NOTICE,
@@ -90,6 +91,8 @@ def supervise(
     """
     if not hasattr(os, "fork"):
         raise LaunchError("workers can't be started on Windows; use WSL, or a host that has them: %jug_execute --host")
+    if threading.current_thread() is not threading.main_thread():
+        raise LaunchError("a supervisor runs in the main thread of a process of its own: jug-notebook worker URL")
     if options.max_time is None:
         options = msgspec.structs.replace(options, max_time=system.job_time_left(clock.now()))
     store = open_store(url, clock)
@@ -187,6 +190,7 @@ class Supervisor:
             parent_pipe,
             (parent_end, self.lead) if self.lead else (parent_end,),  # 0 stays open: /dev/null takes its place
         )  # fmt: skip
+        self._notifier = Notifier(self.store, self._me, self.options.target, self._fork.fork_notifier)
         handlers = self._catch_signals()
         try:
             self._renew()
@@ -215,6 +219,7 @@ class Supervisor:
             with suppress(StoreError, OSError):  # or the store is gone
                 self._server.close()
                 self.store.leave([*ended, self._me.id])
+                self._notifier.end(self._ended_at_once)
             signal.set_wakeup_fd(handlers.pop(0))
             for number, handler in handlers.items():
                 signal.signal(number, handler)
@@ -227,7 +232,6 @@ class Supervisor:
         end = None if self.options.max_time is None else now + self.options.max_time
         next_beat, next_idle, idle_since = now, now, now
         settled_crew = now + RIVALS
-        idle_timeout = self.options.idle_timeout
         while True:
             now = clock.monotonic()
             self._reap()
@@ -245,6 +249,7 @@ class Supervisor:
             if now >= next_beat:
                 next_beat = now + BEAT
                 self._beat_all()
+                self._notifier.look(now, self._absence.tolerated())
                 if not self._ending and now <= settled_crew and self._is_second():
                     self._end()
                 if self.options.tied_to and not self._is_alive(self.options.tied_to):
@@ -255,10 +260,10 @@ class Supervisor:
             if not all(process.status.waiting for process in self._workers.values()):
                 idle_since = now
             elif now >= next_idle and not self._ending:
-                next_idle = now + min(2.0, idle_timeout / 4)
+                next_idle = now + min(2.0, self.options.idle_timeout / 4)
                 if not self._is_idle():
                     idle_since = now
-                elif now - idle_since >= idle_timeout:
+                elif now - idle_since >= self.options.idle_timeout:
                     self._end()
             self._pause(TICK)
 
@@ -282,8 +287,6 @@ class Supervisor:
     def _catch_signals(self) -> dict[int, Any]:
         """Return the former handlers, and under 0 the former wake-up descriptor."""
         wanted = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD, *NOTICE, *([WAKE] if WAKE else [])]
-        if threading.current_thread() is not threading.main_thread():
-            raise LaunchError("a supervisor runs in the main thread of a process of its own: jug-notebook worker URL")
         handlers: dict[int, Any] = {
             number: signal.signal(number, lambda number, _: self._signals.append(number)) for number in wanted
         }
@@ -316,8 +319,8 @@ class Supervisor:
                 self._report(f"{self.store.display_url} was away for {away}; going on\n")
 
     def _info(self) -> WorkerInfo:
-        size = 0 if self._ending else self.size
-        return msgspec.structs.replace(self._me, beat=self._beat, size=size, **self._server.info(self._note))
+        size, note = 0 if self._ending else self.size, self._note or self._notifier.note
+        return msgspec.structs.replace(self._me, beat=self._beat, size=size, **self._server.info(note))
 
     def _beat_all(self) -> None:
         for process in self._workers.values():

@@ -44,6 +44,7 @@ from jug_notebook.scheduler.records import RUNNING, Offer, Place
 from jug_notebook.scheduler.state import SchedulerState
 from jug_notebook.scheduler.views import snapshot
 from jug_notebook.store.event_log import EventLogStore, Wanted, Won
+from jug_notebook.store.once import NotNow
 from jug_notebook.store.redis.blobs import Blobs
 from jug_notebook.store.redis.connection import NOTHING, Command, Connection, number_of, understood
 from jug_notebook.store.redis.frames import PLACE, places_in
@@ -85,11 +86,11 @@ class Scheme:
 SCHEMES = {name: Scheme(name) for name in ("redis", "rediss", "unix")}
 
 
-class Restarted(Exception):
+class Restarted(NotNow):
     """The picture must be made anew before anything can be claimed."""
 
 
-class Returned(Exception):
+class Returned(NotNow):
     """The server was restarted, so nothing can be claimed for a moment."""
 
 

@@ -1,0 +1,327 @@
+"""A line when all has ended: supervisors, workers and an HTTP server that are real, and really die."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jug_notebook import system
+from jug_notebook.clock import CLOCK
+from jug_notebook.errors import LaunchError
+from jug_notebook.launch import local
+from jug_notebook.model import Rest
+from jug_notebook.store import Store, once, open_store
+from jug_notebook.store.event_log import EventLogStore
+from jug_notebook.worker import notices, notifier
+from jug_notebook.worker.notices import Notice, NotSent, targets_in
+from tests.workbench import Submitter, wait_until
+
+ROOT = Path(local.__file__).parents[2]
+SLOW = "import time\ndef f(x):\n    time.sleep(0.3)\n    return x\n"
+BAD = "def f(x):\n    return {}[x % 2]\n"
+
+
+class Receiver(ThreadingHTTPServer):
+    """Keeps what is posted to it; the first ``refused`` posts get status 500."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.got: list[dict[str, Any]] = []
+        self.refused = 0
+        self.arrived = threading.Condition()
+        threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
+
+    def url(self, path: str = "") -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}/{path}"
+
+    def wait_for(self, count: int, patience: float = 40.0) -> list[str]:
+        """Return the lines that came, once there are so many of them."""
+        with self.arrived:
+            assert self.arrived.wait_for(lambda: len(self.got) >= count, patience), f"only {self.got} came"
+            return [one["text"] for one in self.got]
+
+
+class Handler(BaseHTTPRequestHandler):
+    def do_POST(self) -> None:
+        server = self.server
+        assert isinstance(server, Receiver)
+        data = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        with server.arrived:
+            if server.refused:
+                server.refused -= 1
+                self.send_error(500)
+            else:
+                server.got.append({"path": self.path, "key": self.headers["Idempotency-Key"], **data})
+                self.send_response(200)
+                self.end_headers()
+            server.arrived.notify_all()
+
+    def log_message(self, *args: Any) -> None:
+        """Print nothing."""
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    server = Receiver()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture(params=["file", "redis"])
+def lasting(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    """A store that outlives its processes."""
+    url = request.getfixturevalue("redis_server").url() if request.param == "redis" else f"file:{tmp_path / 'jugdata'}"
+    store = open_store(url)
+    yield store
+    store.close()
+
+
+def started(store: Store, *options: str, crew: str = "") -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-P", "-m", "jug_notebook", "worker", "-n", "2", "--detached", *options]
+    command += ["--crew", crew] if crew else []
+    environment = {**local.environment(), "JUG_STORE": store.url, "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(command, env=environment, start_new_session=True, stderr=subprocess.PIPE)
+
+
+def ended(process: subprocess.Popen[bytes]) -> int:
+    process.terminate()
+    status = process.wait(40)
+    assert process.stderr is not None
+    process.stderr.close()
+    return status
+
+
+def test_all_has_ended_and_later_work_in_the_same_store_is_reported_again(
+    lasting: Store, receiver: Receiver, tmp_path: Path
+) -> None:
+    tasks = Submitter(lasting, tmp_path)
+    notifier.ask(lasting, [receiver.url("secret-token")], "/here/some.ipynb")
+    for x in range(3):
+        tasks.submit(SLOW, x)
+    for x in range(3):
+        tasks.submit(BAD, x)
+    running = started(lasting)
+    try:
+        [line] = receiver.wait_for(1)
+        assert line.startswith(
+            ("jug_notebook: 3 done, 3 failed (KeyError: 0 ×3), ", "jug_notebook: 3 done, 3 failed (KeyError: 1 ×3), ")
+        )
+        assert line.endswith(" — /here/some.ipynb")
+        assert (receiver.got[0]["done"], receiver.got[0]["failed"]) == (3, 3)
+        tasks.submit(SLOW, 10)
+        assert receiver.wait_for(2)[1].startswith("jug_notebook: 1 done, ")
+    finally:
+        ended(running)
+    assert len(receiver.got) == 2
+    assert notices.notices(lasting.id) == ()  # the last supervisor has ended
+    logs = "".join(lasting.log(info.id) for info, _, _ in lasting.processes())
+    assert "secret-token" not in logs
+
+
+def test_who_has_no_key_to_the_targets_finds_them_nowhere_in_the_store(tmp_path: Path, receiver: Receiver) -> None:
+    store = open_store(f"file:{tmp_path / 'jugdata'}")
+    tasks = Submitter(store, tmp_path)
+    notifier.ask(store, [receiver.url("secret-token")])
+    tasks.submit(SLOW, 1)
+    running = started(store)
+    receiver.wait_for(1)
+    commands = subprocess.run(["ps", "-eww", "-o", "args"], capture_output=True, text=True, check=True).stdout
+    ended(running)
+    assert "secret-token" not in commands
+    for file in (tmp_path / "jugdata").rglob("*"):
+        assert file.is_dir() or b"secret-token" not in file.read_bytes()
+    store.close()
+
+
+def test_the_last_supervisor_that_ends_says_that_no_worker_is_left(
+    lasting: Store, receiver: Receiver, tmp_path: Path
+) -> None:
+    tasks = Submitter(lasting, tmp_path)
+    notifier.ask(lasting, [receiver.url()])
+    keys = [tasks.submit(SLOW, x) for x in range(30)]
+    first, second = started(lasting, "--max-tasks", "1"), started(lasting, "--max-tasks", "1", crew="b")
+    for process in (first, second):
+        assert process.wait(60) == 0
+        assert process.stderr is not None
+        process.stderr.close()
+    [line] = receiver.wait_for(1)
+    done = sum(lasting.outcomes([key])[0] is not None for key in keys)
+    assert line.startswith(f"jug_notebook: no workers are left: {30 - done} still to run, {done} done, ")
+
+
+def test_what_can_not_be_sent_is_tried_again_and_disturbs_no_work(tmp_path: Path, receiver: Receiver) -> None:
+    store = open_store(f"file:{tmp_path / 'jugdata'}")
+    tasks = Submitter(store, tmp_path)
+    receiver.refused = 1
+    notifier.ask(store, [receiver.url()])
+    tasks.submit(SLOW, 1)
+    running = started(store)
+    receiver.wait_for(1)
+    ended(running)
+    assert len(receiver.got) == 1
+    store.close()
+
+
+def test_killed_supervisors_are_told_by_the_next_session(lasting: Store, receiver: Receiver, tmp_path: Path) -> None:
+    tasks = Submitter(lasting, tmp_path)
+    notifier.ask(lasting, [receiver.url()], "/a/b.ipynb")
+    key = tasks.submit(SLOW, 1)
+    for x in range(200):
+        tasks.submit(SLOW, 10 + x)
+    running = started(lasting)
+    wait_until(lasting, lambda: lasting.outcomes([key])[0] is not None)
+    running.kill()
+    running.wait()
+    assert running.stderr is not None
+    running.stderr.close()
+    assert isinstance(lasting, EventLogStore)
+    line = notifier.unreported(lasting, system.python())
+    assert line.startswith("workers were killed before they could notify anyone: no workers are left: ")
+    assert notifier.unreported(lasting, system.python()) == ""
+    assert receiver.got == []
+
+
+RUNS = int(os.environ.get("JUG_TEST_NOTIFY_RUNS", "3"))
+
+
+def test_exactly_one_message_comes_of_each_run_in_which_supervisors_and_workers_are_killed(
+    lasting: Store, receiver: Receiver, tmp_path: Path
+) -> None:
+    dice = random.Random(7)
+    tasks = Submitter(lasting, tmp_path)
+    for run in range(RUNS):
+        notifier.ask(lasting, [receiver.url()])
+        for x in range(6):
+            tasks.submit(SLOW, 100 * run + x)
+        crews = [started(lasting, crew=name) for name in ("a", "b")]
+        until = CLOCK.monotonic() + dice.uniform(1.0, 6.0)
+        while CLOCK.monotonic() < until:
+            CLOCK.sleep(dice.uniform(0.3, 1.0))
+            alive = [info for info, lives, _ in lasting.processes() if lives and info.kind in ("supervisor", "worker")]
+            if alive:
+                _kill(dice.choice(alive).pid)
+            for place, crew in enumerate(crews):
+                if crew.poll() is not None:
+                    crews[place] = started(lasting, crew="ab"[place])
+        receiver.wait_for(run + 1, 90.0)
+        CLOCK.sleep(1.0)  # for a second one there is nothing to wait for
+        for crew in crews:
+            crew.terminate()
+        for crew in crews:
+            crew.wait(40)
+        assert len(receiver.got) == run + 1, f"run {run}"
+    assert len({one["key"] for one in receiver.got}) == RUNS
+
+
+def _kill(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+
+
+# -- targets -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_target_is_a_command_a_url_or_is_read_from_where_only_its_user_looks(tmp_path: Path) -> None:
+    file = tmp_path / "targets"
+    file.write_text("# mine\nhttps://chat.example/token\n\necho done\n")
+    assert targets_in(f"@{file}") == ["https://chat.example/token", "echo done"]
+    assert targets_in(["env:WHERE", "cmd:echo"], {"WHERE": "http://x/y"}) == ["http://x/y", "cmd:echo"]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (3, "int is no target"),
+        ([""], "a target is a text"),
+        ("env:NOT_THERE", "NOT_THERE is not set"),
+        ("@/no/such/file", "can't be read: No such file"),
+        ("https:///token", "is not a URL"),
+        ("nonsense://token", "Apprise can't use this nonsense://…"),
+    ],
+)
+def test_what_can_not_be_a_target_is_refused_at_once_without_what_it_holds(given: Any, message: str) -> None:
+    with pytest.raises(LaunchError, match=message) as refused:
+        targets_in(given, {})
+    assert "token" not in str(refused.value)
+
+
+def test_a_missing_library_is_named_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(LaunchError, match=r"ntfy://… needs the library apprise: pip install 'jug-notebook\[notify\]'"):
+        targets_in("ntfy://topic")
+
+
+def test_a_notice_shows_no_more_than_its_kind() -> None:
+    notice = Notice("https://chat.example/token")
+    assert (str(notice), f"{notice!r}") == ("<notice by https://…>",) * 2
+    assert [Notice(one).label for one in ("desktop", "mailto:a@b.c", "echo x")] == ["desktop", "mail", "command"]
+
+
+def test_a_command_gets_the_line_as_a_variable_and_as_input(tmp_path: Path) -> None:
+    notice = Notice(f'cmd:cat > "{tmp_path}/input"; printf %s "$JUG_MESSAGE" > "{tmp_path}/variable"')
+    notices.send(notice, "all $HOME `done`", {})
+    assert (tmp_path / "input").read_text() == "all $HOME `done`\n"
+    assert (tmp_path / "variable").read_text() == "all $HOME `done`"
+    with pytest.raises(NotSent, match="status 3"):
+        notices.send(Notice("exit 3"), "x", {})
+
+
+def test_apprise_sends_to_its_services(receiver: Receiver) -> None:
+    port = receiver.server_address[1]
+    notices.send(Notice(f"json://127.0.0.1:{port}/path"), "3 done", {})
+
+
+def test_why_a_post_failed_is_told_without_its_url(receiver: Receiver) -> None:
+    receiver.refused = 1
+    with pytest.raises(NotSent, match="HTTP status 500") as refused:
+        notices.send(Notice(receiver.url("token")), "x", {})
+    assert "token" not in str(refused.value)
+
+
+def test_what_came_of_the_work_is_one_line() -> None:
+    def line(rest: Rest, kinds: dict[str, int], busy: bool = False) -> str:
+        return notifier.message(rest, kinds, "n.ipynb", busy)
+
+    many = Rest("", 488, ("k",) * 12, 0, 0, 0.1, 4800.1)
+    assert line(many, {"KeyError: 'x'": 10, "OSError": 2}) == (
+        "jug_notebook: 488 done, 12 failed of 2 kinds (KeyError: 'x' ×10, …), 1 h 20 min — n.ipynb"
+    )
+    stopped = Rest("", 0, ("k",), 3, 0, 1.0, 3.0)
+    assert line(stopped, {}) == "jug_notebook: stopped: 3 blocked by 1 failed, 2.0 s — n.ipynb"
+    left = Rest("", 4, (), 0, 40, 1.0, 3.0)
+    assert line(left, {}, True) == "jug_notebook: no workers are left: 40 still to run, 4 done, 2.0 s — n.ipynb"
+
+
+def test_who_began_and_died_is_followed_by_another_and_what_is_done_stays_done(store: Store) -> None:
+    assert isinstance(store, EventLogStore)
+    seal = Submitter(store, Path()).seal
+    name = "ab" * 20
+    first, second = system.me("notifier"), system.me("notifier")
+    store.renew([first])
+    store.renew([second])
+    assert once.begin(store, name, first.id) is not None
+    assert once.begin(store, name, second.id) is None
+    store.leave([first.id])
+    lease = once.begin(store, name, second.id)
+    assert lease is not None
+    assert lease.attempt == 2
+    once.finish(store, lease, second.id, seal)
+    assert once.is_done(store, name)
+    assert once.begin(store, name, second.id) is None
+    assert store.snapshot().total == 0
