@@ -399,6 +399,7 @@ def answered_after_kills(url: str, folder: Path, times: int) -> list[float]:
                 httpx2.AsyncClient(headers=headers) as http,
                 Client(streamable_http_client(address, http_client=http)) as client,
             ):
+                await client.list_tools()  # as every agent does that connects
                 connected = time.perf_counter()
                 assert (await call(client, "task", id=id))["state"] == state
                 took.append(time.perf_counter() - connected)
