@@ -106,7 +106,7 @@ ROWS = (
             f"growth of the {of}, from {FEW:,} short tasks to {MANY:,}", "MB", "less", f"{of}_growth",
             goal=goal, store=store, quick=False,
         )
-        for of, goal in (("worker", "≤ 20 MB"), ("supervisor", "≤ 20 MB"), ("session", ""))
+        for of, goal in (("worker", "≤ 20 MB"), ("supervisor", "≤ 20 MB"), ("session", "≤ 40 MB"))
         for store in ("file", "redis")
     ),
 )  # fmt: skip

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -931,3 +932,19 @@ def test_a_picture_that_is_out_of_date_wins_nothing_that_is_settled_or_cancelled
             assert reader.states([key(name)]) == [state]
     store.request([key("b")], HERE, wanted=True)
     assert [claim.lease.attempt for claim in late.claim(worker.id, 9, 0.0)] == [2], "the first was given back"
+
+
+def test_what_is_remembered_in_case_the_server_crashes_takes_no_more_space_than_is_allowed(
+    store: RedisStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "KEPT_BYTES", 1 << 20)
+    one = store._connection
+    tracemalloc.start()
+    try:
+        for number in range(5_000):
+            many = [part for at in range(4) for part in (b"%010d%d" % (number, at), os.urandom(400))]
+            one.remember(one.script("append", one.id, b"writer", "", len(many), *many, 1, os.urandom(200), 0, 0))
+        held = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert 0.8 * (1 << 20) < held < 1.1 * (1 << 20)

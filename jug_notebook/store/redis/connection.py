@@ -22,6 +22,8 @@ from importlib import resources
 from typing import Any, Concatenate, ParamSpec, TypeAlias, TypeVar
 from urllib.parse import unquote
 
+import msgspec
+
 from jug_notebook.clock import Clock
 from jug_notebook.errors import JugError, StoreError, StoreGone, Unreachable
 from jug_notebook.model import BEAT
@@ -35,8 +37,12 @@ LOADING = 600.0  #: seconds to wait at least for a server that is loading its da
 PAUSE, LONGEST = 0.02, 1.0  #: seconds before the second attempt to reach it, and at most
 REPORTED = 3.0  #: seconds after which waiting for it is reported
 KEPT = 10.0  #: seconds for which writes are remembered, in case a server with an append-only file loses them
-KEPT_BYTES = 64 << 20  #: of what is remembered, at most; of a server without such a file, nothing else limits it
+KEPT_BYTES = 16 << 20  #: of what is remembered, at most; of a server without such a file, nothing else limits it
+OVERHEAD = 160  #: bytes that each takes besides
 NOTHING = b"0-0"  #: before the first entry of the log
+
+
+_encode, _decode = msgspec.msgpack.Encoder().encode, msgspec.msgpack.Decoder(list[Any]).decode
 
 
 @functools.cache
@@ -111,7 +117,7 @@ class Connection:
         self._free: list[Wire] = []
         self._waiting: list[Wire] = []  # each has a command on its way that waits for the log to grow
         self._pid = os.getpid()
-        self._remembered: deque[tuple[float, int, Command]] = deque()
+        self._remembered: deque[tuple[float, str, bytes]] = deque()  # when, the script, its arguments in one piece
         self._remembered_bytes = 0
         self._lock = threading.RLock()
         self._unverified = False  # a new connection: the server may have restarted or lost data
@@ -357,15 +363,18 @@ class Connection:
 
     def remember(self, command: Command) -> None:
         """Remember a write for a while, to repeat it if the server loses it in a crash."""
-        size = 200 + sum(len(part) for part in command if isinstance(part, bytes))
+        _, script, _, _, *arguments = command
+        packed = bytes(
+            memoryview(_encode(arguments))
+        )  # a copy: what an encoder returns has up to half as much behind it
         now = self._clock.monotonic()
         with self._lock:
-            self._remembered.append((now, size, command))
-            self._remembered_bytes += size
+            self._remembered.append((now, script, packed))
+            self._remembered_bytes += len(packed) + OVERHEAD
             while self._remembered and (
                 (self._remembered[0][0] < now - KEPT and not self._forgetful) or self._remembered_bytes > KEPT_BYTES
             ):
-                self._remembered_bytes -= self._remembered.popleft()[1]
+                self._remembered_bytes -= len(self._remembered.popleft()[2]) + OVERHEAD
 
     @understood
     def _verify_server(self) -> None:
@@ -399,7 +408,7 @@ class Connection:
         if lost:
             self.losses += 1
             self.seen = NOTHING
-        remembered = [command for _, _, command in self._remembered]
+        remembered = [("EVAL", script, 1, self._prefix, *_decode(packed)) for _, script, packed in self._remembered]
         returned = "SET", self.key("returned"), 1, "PX", int(RETURNING * 1000)  # all others may do so first
         self._send([self.script("open", self.id, FORMAT), returned, *remembered])
         self._back_at = self._clock.monotonic()

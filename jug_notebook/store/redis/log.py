@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from msgspec import Struct
 
 from jug_notebook.errors import StoreError
-from jug_notebook.model import Claimed, Event, Lease, Released, Settled, Verdict, WorkerId, WorkerLost
+from jug_notebook.model import Claimed, Event, Key, Lease, Released, Settled, Verdict, WorkerId, WorkerLost
 from jug_notebook.scheduler.records import Place
 from jug_notebook.store.redis.connection import NOTHING, Command, Connection, number_of, understood
 from jug_notebook.store.redis.frames import (
@@ -39,6 +39,7 @@ from jug_notebook.store.sealing import EventSeal, event_seal
 ENTRIES = 200  #: of the log, read in one go
 FRAMES = 32  #: of a snapshot, likewise
 PART = 2000  #: bodies that are sent in one step
+NAMES = 10_000  #: of attempts that are kept
 RESTARTS = 3  #: readings of a snapshot that is not whole
 ORDERS, TRIMMED = b"o", b"m"  #: names under which no frames stand
 READING = 60  #: seconds for which a snapshot that was replaced can still be read
@@ -79,6 +80,7 @@ class Log:
         self._losses = connection.losses
         self._name = connection.key("log")
         self._outbox: list[Appended] = []
+        self._names: dict[Key, tuple[Lease | Verdict, bytes]] = {}  # of attempts that were claimed and are not over
         self._next = int.from_bytes(os.urandom(7), "big") << 32  # so much of a number that no other process has it
         self._handled = NOTHING  # of the snapshots that were noticed, the last entry that one replaces
         self._restarts = 0  # in a row
@@ -151,7 +153,12 @@ class Log:
         """Return the names of attempts. Raises StoreError where the store's key isn't known."""
         self.require_key()
         assert self.seal is not None
-        return [claim_name(lease, self.seal) for lease in leases]
+        names, found = self._names, []
+        for lease in leases:
+            known, name = names.pop(lease.key, (lease, b""))
+            same = (known.round, known.attempt, known.inputs) == (lease.round, lease.attempt, lease.inputs)
+            found.append(name if name and same else claim_name(lease, self.seal))
+        return found
 
     def claim_command(
         self, worker: WorkerId, tokens: Sequence[Lease], leases: Sequence[Lease], again: Command = ()
@@ -162,6 +169,9 @@ class Log:
         """
         assert self.seal is not None, "who has no key claims nothing"
         names = self.claim_names([*tokens, *leases])
+        if len(self._names) > NAMES:  # most were not won, or are not to be settled here
+            self._names.clear()
+        self._names.update({lease.key: (lease, name) for lease, name in zip(leases, names[len(tokens) :], strict=True)})
         if len(again) == 9 + len(names):
             return (*again[:8], 1, *names)
         frame = claim_frame(self._writer, Claimed(worker, list(leases), list(tokens)), self.seal)
