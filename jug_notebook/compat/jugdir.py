@@ -19,7 +19,7 @@ from jug_notebook.model import Claim, Failed, Finished, Key, Lease, Outcome, Run
 from jug_notebook.render.format import summarise
 from jug_notebook.session import Session
 from jug_notebook.session.access import StoreAccess
-from jug_notebook.store import atomic, split
+from jug_notebook.store import atomic, exists, split
 from jug_notebook.store.signed import SignedWriter
 from jug_notebook.worker.capture import ThreadCapture, restore_streams
 from jug_notebook.worker.execution import TaskRunner
@@ -75,7 +75,7 @@ _FANNED = re.compile("[0-9a-f]{2}")
 
 def is_jugs_own(path: Path) -> bool:
     """Return whether it is a folder that Jug's file store wrote."""
-    if not path.is_dir() or (path / "store.json").exists():
+    if not path.is_dir() or exists(f"file:{path}"):
         return False
     return any(
         entry.name in ("tempfiles", "locks", "packs") or (_FANNED.fullmatch(entry.name) and entry.is_dir())
@@ -222,8 +222,8 @@ class Jugdir:
     @staticmethod
     def remove_store(jugdir: str) -> None:
         """Delete a store in a folder."""
-        scheme, rest = split(url_of(jugdir))
-        if scheme == "file" and (Path(rest) / "store.json").exists():
+        scheme, rest = split(url := url_of(jugdir))
+        if scheme == "file" and exists(url):
             shutil.rmtree(rest)
 
 
@@ -237,7 +237,7 @@ def run_metadata(run: dict[str, Any] | None) -> dict[str, Any] | None:
 
 def _is_there(url: str, folder: Path) -> bool:
     scheme, rest = split(url)
-    return scheme != "file" or (folder / Path(rest).expanduser() / "store.json").is_file()
+    return scheme != "file" or exists(f"file:{folder / Path(rest).expanduser()}")
 
 
 def _key(name: bytes | str) -> Key:

@@ -12,7 +12,6 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from importlib import metadata
-from pathlib import Path
 from typing import IO, NoReturn
 
 import msgspec
@@ -23,7 +22,7 @@ from jug_notebook.clock import CLOCK
 from jug_notebook.errors import JugError
 from jug_notebook.launch import living, send_order
 from jug_notebook.model import Scale, WorkerInfo
-from jug_notebook.store import Store, keyring, open_store, split
+from jug_notebook.store import Store, exists, keyring, open_store, split
 from jug_notebook.store.atomic import Folder
 from jug_notebook.worker import WorkerOptions, notices
 from jug_notebook.worker.notices import Notice
@@ -203,7 +202,7 @@ def _looked_around(asked: Request, checks: list[Check]) -> Store | None:
 def _opened(asked: Request, checks: list[Check]) -> Store | None:
     scheme, rest = split(asked.url)
     way = "mount that folder there, or say where it is: --remote-dir HERE=THERE"
-    if scheme == "file" and not (Path(rest) / "store.json").is_file():
+    if scheme == "file" and not exists(asked.url):
         checks.append(Check("store", f"sees no store at {rest}", way, True))
         return None
     if asked.secret and not asked.check:  # before it is opened, so that what is in it can be verified

@@ -30,7 +30,6 @@ from jug_notebook.render.display import Outputs
 from jug_notebook.render.format import clean, elide, elide_columns
 from jug_notebook.session.access import StoreAccess
 from jug_notebook.store import Store, addresses_in
-from jug_notebook.store.event_log import EventLogStore
 from jug_notebook.store.signed import Brief, failure, template
 from jug_notebook.system import waiting_time
 from jug_notebook.task.context import Problem
@@ -448,11 +447,10 @@ class Results:
     def _doubts(self, key: Key) -> bool:
         """Have the store read anew what it holds, once for a task: a record that was damaged since is left out then."""
         store = self._store
-        if key in self._doubted or not isinstance(store, EventLogStore):
+        if key in self._doubted:
             return False
         self._doubted.add(key)
-        store.doubt()
-        return True
+        return store.doubt()
 
     def _brings_back(self, key: Key) -> bool:
         """Where a task failed, or what it needs, for want of a blob, and that is there again by now: try it again.

@@ -148,9 +148,9 @@ class EventLogStore(Store, ABC):
     def _rewind(self) -> None:
         """Forget what was read of the log: the next `_poll` applies all of it, what this process wrote, too."""
 
-    def doubt(self) -> None:
-        """Have the next step make the picture anew: something of which it was made is no longer as it was."""
+    def doubt(self) -> bool:
         self.in_doubt = True
+        return True
 
     def _make_anew(self) -> None:
         version, limits = self._scheduler.version, self._scheduler.limits

@@ -57,6 +57,10 @@ class Queries(Protocol):
 
     in_doubt: bool = False  #: is the picture that queries are answered from to be made anew first?
 
+    def doubt(self) -> bool:
+        """Have all read anew, since something of it is no longer as it was. Return False where nothing is kept."""
+        return False
+
     @abstractmethod
     def _updated(self) -> AbstractContextManager[SchedulerState]:
         """Hold the lock, with the scheduler state up to date."""

@@ -27,6 +27,7 @@ from typing import Any, Protocol, TextIO, TypeAlias
 from jug_notebook import system
 from jug_notebook.model import LoggerSetup
 from jug_notebook.task.context import left_behind
+from jug_notebook.worker.strays import left_by_task, names
 
 Output: TypeAlias = tuple[tuple[str, str], ...]
 
@@ -52,8 +53,14 @@ class Listener(Protocol):
     def clear(self) -> None:
         """Drop what the task has printed so far."""
 
+    def left_behind(self) -> str:
+        """The task has ended. Return the names of processes that it left behind and that the system won't end with us.
+
+        Called before what it printed is taken, and `release` after that.
+        """
+
     def release(self) -> None:
-        """The task has ended: processes that it left behind no longer print where the next one prints."""
+        """Processes that the task left behind no longer print where the next one prints."""
 
     def take(self) -> Output:
         """What was printed since."""
@@ -69,6 +76,9 @@ class NoCapture:
         return ()
 
     def clear(self) -> None: ...
+
+    def left_behind(self) -> str:
+        return ""
 
     def release(self) -> None: ...
 
@@ -161,6 +171,8 @@ class Capture:
         self._fds = files.fds
         self._stray: list[tuple[str, str]] = []  #: what threads print that an earlier task left behind
         self._children: tuple[int, frozenset[int]] = (0, frozenset())
+        self._orphans: set[int] = set()  # see `left_by_task`
+        self._started = False  # has the last task started processes?
         self._known = [0, 0]  # how much of each file has its place in the order
         self._turns: list[tuple[int, int]] = []  # (which stream, its length by then), in order
         self._cut = 0  # turns before this one take in nothing more
@@ -188,15 +200,18 @@ class Capture:
     def clear(self) -> None:
         self.take()
 
+    def left_behind(self) -> str:
+        before, self._children = self._children, system.children_so_far()
+        self._started = before[0] != self._children[0] or bool(self._children[1] - before[1])
+        return names(left_by_task(before[1], self._children[1], self._orphans)) if self._started else ""
+
     def release(self) -> None:
         """A process keeps the files that it was started with. If the task has started any, the next task has others.
 
         Not while there is a pool of processes, such as joblib keeps: it works for whatever task calls it next.
         """
-        before, self._children = self._children, system.children_so_far()
-        started = before[0] != self._children[0] or self._children[1] - before[1]
         managers = [thread for name in _POOLS for thread in getattr(sys.modules.get(name), "_threads_wakeups", ())]
-        if started and not any(thread.is_alive() for thread in managers) and self._files.replace():
+        if self._started and not any(thread.is_alive() for thread in managers) and self._files.replace():
             self._use(self._files.fds)
 
     def _text(self, which: int) -> io.TextIOWrapper:
@@ -381,6 +396,9 @@ class ThreadCapture:
 
     def clear(self) -> None:
         _captured.pieces, _captured.size = [], 0
+
+    def left_behind(self) -> str:
+        return ""
 
     def release(self) -> None: ...
 

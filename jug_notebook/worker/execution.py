@@ -265,6 +265,8 @@ class TaskRunner:
             self._displays.add_figures()
         duration = clock.monotonic() - since
         displays = self._displays.take()
+        if duration > SPAWN_TIME and (left := self._listener.left_behind()):
+            self._name_strays(claim, left)
         used = self._meter.end(duration)
         run = Run(
             self._me.id, self._me.host, self._me.pid, self._me.user, self._me.python, started, duration,
@@ -281,6 +283,13 @@ class TaskRunner:
         before = self._pace.get(claim.name, duration)
         self._pace[claim.name] = max(duration, before + (duration - before) * 0.2)
         return settlement
+
+    def _name_strays(self, claim: Claim, left: str) -> None:
+        """Name the processes that a task left behind: in its own output, and in the worker's log."""
+        text = f"{claim.name} {claim.lease.key[:8]} left processes behind, which end with their worker: {left}\n"
+        print(text, end="", file=sys.stderr)
+        with suppress(StoreError):
+            self._store.notice(self._me.id, text)
 
     def _run(self, attempt: _Attempt, around: ExitStack) -> None:
         """Load the function and its arguments, call it, and encode the result; ``attempt`` keeps how far that came."""

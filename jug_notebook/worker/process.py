@@ -29,7 +29,7 @@ from jug_notebook.model import WorkerInfo
 from jug_notebook.store import Store, exists, is_missing, may_pass, open_store
 from jug_notebook.store.sealing import Seal
 from jug_notebook.task import context
-from jug_notebook.worker import WorkerOptions, displays, import_hooks
+from jug_notebook.worker import WorkerOptions, displays, import_hooks, strays
 from jug_notebook.worker.capture import Capture, Files
 from jug_notebook.worker.channel import StoreServer, connected
 from jug_notebook.worker.displays import DisplayBuffer
@@ -203,8 +203,9 @@ class ForkContext:
         displays.always_open(buffer)
         context.always_progress_to(status.report)
         import_hooks.install()
-        store = connected(self._reopen(), line, self.blobs)
         me, options = self._worker_info(os.getpid(), suffix), self.options
+        os.environ[strays.WORKER] = me.id
+        store = connected(self._reopen(), line, self.blobs)
         each = FailureWatcher()
         count = work(
             store, self.seal, me, status, clock=self.clock, target=options.target, max_tasks=options.max_tasks,
@@ -224,6 +225,7 @@ def _fork(run: Callable[[], int]) -> int:
     sys.stderr.flush()
     pid = os.fork()
     if pid:
+        strays.forked.add(pid)
         return pid
     status = 1
     try:

@@ -53,10 +53,10 @@ from jug_notebook.worker.status import (
     overstepped,
     settled_death,
 )
+from jug_notebook.worker.strays import GRACE, Strays
 from jug_notebook.worker.usage import MAXRSS
 
 TICK = 0.1  #: seconds between two looks at the workers
-GRACE = 0.5  #: seconds from asking a process group to end to killing it
 MAX_STARTUP_CRASHES = 5  #: workers in a row that died before their first task: something is wrong with this host
 RIVALS = 3 * BEAT  #: seconds in which rivals of the same crew are noticed, also those that must be seen to beat
 RESTART_PAUSE = 0.05  #: seconds before a worker is replaced that died before its first task; doubles each time
@@ -174,6 +174,7 @@ class Supervisor:
         self._absence = Absence(self.options.patience, self.clock)
         self._me = system.me("supervisor", self.clock, crew=self.crew, size=self.size, place=self.place)
         self._seal = seal_of(self.store, make=True)
+        self._strays = Strays()
         self._threads_set = {name for name in _THREADS if name in os.environ}
         self._wakeup, self._wakeup_end = os.pipe()
         os.set_blocking(self._wakeup_end, False)
@@ -191,7 +192,7 @@ class Supervisor:
             (parent_end, self.lead) if self.lead else (parent_end,),  # 0 stays open: /dev/null takes its place
         )  # fmt: skip
         self._notifier = Notifier(self.store, self._me, self.options.target, self._fork.fork_notifier)
-        handlers = self._catch_signals()
+        handlers = _caught_signals(self._signals, self._wakeup_end)
         try:
             self._renew()
             if self._is_second():
@@ -235,10 +236,11 @@ class Supervisor:
         while True:
             now = clock.monotonic()
             self._reap()
-            signals, self._signals = self._signals, []
-            for number in signals:
-                self._on_signal(number)
+            while self._signals:
+                self._on_signal(self._signals.pop(0))
             self._resolve_ambiguous(now)
+            if self._strays.kill_at:
+                self._end_strays()
             if end is not None and now >= end:
                 self._end()
             if not self._ending and now >= self._fork_at:
@@ -284,15 +286,6 @@ class Supervisor:
 
     # -- signals
 
-    def _catch_signals(self) -> dict[int, Any]:
-        """Return the former handlers, and under 0 the former wake-up descriptor."""
-        wanted = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD, *NOTICE, *([WAKE] if WAKE else [])]
-        handlers: dict[int, Any] = {
-            number: signal.signal(number, lambda number, _: self._signals.append(number)) for number in wanted
-        }
-        handlers[0] = signal.set_wakeup_fd(self._wakeup_end, warn_on_full_buffer=False)
-        return handlers
-
     def _on_signal(self, number: int) -> None:
         if number == WAKE:
             self._renew()
@@ -328,6 +321,7 @@ class Supervisor:
             process.files.trim()
             if stray := process.files.stray():
                 self._notice(process.info.id, stray)
+        self._end_strays()
         self._server.share()
         self._renew()
 
@@ -372,7 +366,10 @@ class Supervisor:
     def _nothing_to_do(self) -> bool:
         if not self.store.idle(self.options.target, self._me.python):
             return False
-        self._report_foreign_tasks()
+        foreign = _foreign_tasks(self.store.foreign(self._me.python), self._me.python)
+        if foreign and foreign != self._note:
+            self._note = foreign
+            self._report(f"{foreign}\n")
         if self.options.idle_timeout == 0 or not self.options.keep_attached:
             return True
         now = self.clock.monotonic()
@@ -380,12 +377,6 @@ class Supervisor:
             self._next_census = now + self.options.idle_timeout / 10
             self._attended = any(alive and info.kind == "session" for info, alive, _ in self.store.processes())
         return not self._attended
-
-    def _report_foreign_tasks(self) -> None:
-        text = _foreign_tasks(self.store.foreign(self._me.python), self._me.python)
-        if text and text != self._note:
-            self._note = text
-            self._report(f"{text}\n")
 
     def _notice(self, process: WorkerId, text: str) -> None:
         with self._absence.tolerated():
@@ -452,9 +443,17 @@ class Supervisor:
         if self._compaction:
             os.kill(self._compaction, signal.SIGKILL)  # the next one continues its work
             os.waitpid(self._compaction, 0)
+        if left := self._strays.end_all(self.clock.monotonic()):
+            print(f"ended what tasks had left behind: {left}", file=sys.stderr)
         ended = [process.info.id for process in (*self._workers.values(), *(one[0] for one in self._ambiguous))]
         self._workers.clear()
         return ended
+
+    def _end_strays(self, ended: WorkerId = "") -> None:
+        """End what the tasks of workers left behind that have ended: of all, and of one that has ended just now."""
+        workers = {process.info.id for process in self._workers.values()}
+        for worker, left in self._strays.look(self.clock.monotonic(), workers, ended).items():
+            self._notice(worker, f"ended what its tasks had left behind: {left}\n")
 
     def _reap(self) -> None:
         if self._compaction and os.waitpid(self._compaction, os.WNOHANG)[0]:
@@ -465,6 +464,7 @@ class Supervisor:
             signal_group(pid, signal.SIGKILL)  # what it left behind; the group is ours until we have waited
             _, status, used = os.wait4(pid, 0)
             process = self._workers.pop(pid)
+            self._end_strays(process.info.id)
             process.peak = max(process.peak, used.ru_maxrss * MAXRSS)
             signalled = os.WIFSIGNALED(status) and os.WTERMSIG(status) in ENDING
             if signalled and process.termination is None and not process.killed:
@@ -539,6 +539,16 @@ class Supervisor:
         if verdict.final and not self.options.keep_going:
             self._end_at_failure()
         self._report(f"{running.name} {running.lease.key[:8]} in worker {process.info.id}: {failed.error}\n")
+
+
+def _caught_signals(received: list[int], wakeup: int) -> dict[int, Any]:
+    """Have signals noted, and ``wakeup`` written to. Return the former handlers, and under 0 the former descriptor."""
+    wanted = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD, *NOTICE, *([WAKE] if WAKE else [])]
+    handlers: dict[int, Any] = {
+        number: signal.signal(number, lambda number, _: received.append(number)) for number in wanted
+    }
+    handlers[0] = signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
+    return handlers
 
 
 def _foreign_tasks(foreign: Mapping[str, int], python: str) -> str:

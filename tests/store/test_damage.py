@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,12 +13,13 @@ from pathlib import Path
 import pytest
 
 from jug_notebook import system
-from jug_notebook.errors import StoreError
+from jug_notebook.errors import StoreError, StoreGone
 from jug_notebook.model import Claimed, Event, Invalidated, Settled, State, Stop, Why
 from jug_notebook.store import exists, keyring, open_store
 from jug_notebook.store.file import FileStore, logs
 from jug_notebook.store.file.journal import HEADER, MAGIC, Chain, Closed, Frame, content_of
 from jug_notebook.store.sealing import EventSeal
+from tests import damage
 from tests.store.test_store import HERE, key, run_all, task
 
 NAMES = [f"t{number}" for number in range(8)]
@@ -247,6 +249,29 @@ def test_a_lost_identity_is_restored_where_a_key_fits_the_logs(
     )
     assert again.states([key("a"), key("b")]) == [State.FINISHED] * 2
     again.close()
+
+
+def test_a_lost_identity_is_restored_from_any_record_of_any_log_that_holds(folder: Path) -> None:
+    log = written(folder)
+    before = (folder / "store.json").read_bytes()
+    (folder / "store.json").unlink()
+    first, *others = frames(log)
+    log.write_bytes(b"".join([damage.flipped(first), *others]))
+    assert exists(f"file:{folder}")
+    assert known(folder) == [False] + [True] * 7
+    assert (folder / "store.json").read_bytes() == before
+
+
+def test_who_has_a_store_open_is_told_whether_it_is_gone_or_can_be_restored(folder: Path) -> None:
+    store = opened(folder)
+    store.submit([task("a")], HERE)
+    (folder / "store.json").unlink()
+    with pytest.raises(StoreGone, match=r"has lost its store.json; to have it restored, run %jug_store "):
+        store.renew([])
+    shutil.rmtree(folder)
+    with pytest.raises(StoreGone, match=r"is gone: its folder was removed or moved; to make a new store, run"):
+        store.renew([])
+    store.close()
 
 
 def test_a_shared_store_that_has_lost_its_identity_is_shared_again(folder: Path) -> None:

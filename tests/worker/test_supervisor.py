@@ -735,3 +735,45 @@ def test_the_workers_of_a_memory_store_are_threads(tmp_path: Path) -> None:
     crew.stop()
     wait_until(store, lambda: crew.alive() == 0)
     wait_until(store, lambda: not crew.supervisors)
+
+
+LEAVES = """
+import os, signal, subprocess, sys
+
+def leaves(path):
+    stubborn = "import os, signal; signal.signal(15, signal.SIG_IGN); print('x', flush=True); signal.pause()"
+    ended = subprocess.Popen([sys.executable, "-c", stubborn], start_new_session=True, stdout=subprocess.PIPE)
+    ended.stdout.readline()
+    daemon = f"setsid sh -c 'echo $$ > {path}; exec sleep 1000' > /dev/null 2>&1 &"
+    subprocess.run(["sh", "-c", daemon], check=True)
+    with open(path) as fifo: second = int(fifo.readline())
+    come, came = os.pipe()
+    third = os.fork()
+    if not third:
+        os.setsid()
+        os.write(came, b"x")
+        signal.pause()
+    os.read(come, 1)
+    return [ended.pid, second, third]
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere, they run on")
+def test_what_a_task_leaves_behind_as_daemons_do_is_named_and_ends_with_its_worker(site: Site) -> None:
+    key = site.tasks.submit(cell(LEAVES, "leaves"), site.fifo.path)
+    after = site.tasks.submit("def f(): return 1")
+    site.supervise(1)
+    pids = site.tasks.value(key)
+    assert site.tasks.value(after) == 1
+    assert all(system.born(pid) for pid in pids)
+    [worker] = site.until_workers(1)
+    outcome = site.tasks.outcome(key)
+    line = f"leaves {key[:8]} left processes behind, which end with their worker: "
+    for text in (site.store.log(worker.id), "".join(text for _, text in outcome.run.output)):
+        assert line in text
+        assert f"{pids[1]} (sleep)" in text
+        assert str(pids[0]) in text
+        assert str(pids[2]) in text
+    os.kill(worker.pid, signal.SIGKILL)
+    wait_until(site.store, lambda: not any(system.born(pid) for pid in pids), "they run on")
+    assert "ended what its tasks had left behind: " in site.store.log(worker.id)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import mmap
 import os
 import stat
 import struct
@@ -24,7 +25,7 @@ from jug_notebook.errors import StoreError, StoreGone, clean
 from jug_notebook.model import UNREADABLE
 from jug_notebook.store import Store, keyring
 from jug_notebook.store.atomic import Folder
-from jug_notebook.store.file.journal import CHUNK, HEADER, Chain
+from jug_notebook.store.file.journal import HEADER, MAGIC, Chain, frame_end
 from jug_notebook.store.sealing import EventSeal
 
 FORMAT = 2
@@ -154,9 +155,7 @@ def check_identity(root: Folder, store_id: str, display_url: str) -> None:
         if found.id == store_id and root.moved():
             root.renew()
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise StoreGone(
-            f"{display_url} is gone: its folder was removed or moved; to make a new store, run %jug_store {display_url}"
-        ) from error
+        raise StoreGone(_missing(root.path, display_url)) from error
     except (OSError, *UNREADABLE):  # out of reach for now: what is done next may meet it
         return
     if found.id != store_id:
@@ -164,6 +163,14 @@ def check_identity(root: Folder, store_id: str, display_url: str) -> None:
             f"{display_url} was removed, and there is another store in its place; to use that, run "
             f"%jug_store {display_url}"
         )
+
+
+def _missing(path: Path, display_url: str) -> str:
+    """Return what to say of a store whose store.json isn't where it was."""
+    with suppress(OSError), Folder(path) as now:
+        if first_frames(now):
+            return f"{display_url} has lost its store.json; to have it restored, run %jug_store {display_url}"
+    return f"{display_url} is gone: its folder was removed or moved; to make a new store, run %jug_store {display_url}"
 
 
 def check_if_changed(root: Folder, store_id: str, display_url: str, checked: Stamp | None) -> Stamp | None:
@@ -195,19 +202,33 @@ def _make(root: Folder, display_url: str) -> None:
 
 
 def first_frames(root: Folder) -> dict[str, bytes]:
-    """Return the first frame of each log in a store's folder, by the log's name; none where it is empty or gone."""
+    """Return the first frame of each log in a store's folder whose checksum holds, by the log's name.
+
+    Where none does, it's what the log begins with; logs that are empty or gone are left out.
+    """
     found = {}
     for place in ("sealed", "sealing", "log"):
         for name in listed(root / place):
             with suppress(FileNotFoundError):
                 fd = (root / place).open(name)
                 try:
-                    head = os.read(fd, HEADER.size)
-                    size = HEADER.unpack(head)[2] if len(head) == HEADER.size else 0
-                    found[name] = head + os.read(fd, min(size, CHUNK))
+                    found[name] = _first_frame(fd)
                 finally:
                     os.close(fd)
     return {name: frame for name, frame in found.items() if frame}
+
+
+def _first_frame(fd: int) -> bytes:
+    if not os.fstat(fd).st_size:
+        return b""
+    with mmap.mmap(fd, 0, access=mmap.ACCESS_READ) as data, memoryview(data) as view:
+        at = data.find(MAGIC)
+        while at >= 0:
+            frame = bytes(view[at : frame_end(view, at)])
+            if len(frame) > HEADER.size and Chain("", None).open(memoryview(frame)) is not None:
+                return frame
+            at = data.find(MAGIC, at + 1)
+        return data[: HEADER.size]
 
 
 def _restore(root: Folder, display_url: str) -> bool:

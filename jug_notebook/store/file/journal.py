@@ -263,7 +263,7 @@ class Log:
                 continue
             position, start = 0, self.offset
             chain = self._chain.copy()  # whoever takes the frames may be interrupted, and then they are read again
-            while (end := _frame_end(data, position)) and end <= len(data):
+            while (end := frame_end(data, position)) and end <= len(data):
                 opened = chain.open(data[position:end])
                 if opened is None:
                     break
@@ -286,7 +286,7 @@ class Log:
     def _skip_damaged(self, data: memoryview) -> bool:
         """Go on after what is no frame to one that is. Return False if there is none yet."""
         at, size = self.offset, os.fstat(self._fd).st_size
-        end = _frame_end(data, 0)
+        end = frame_end(data, 0)
         found = self._search(at + 1, size)
         torn = found is None and end > len(data)  # being written, or left so by a crash
         if torn or not (self.local or self.closed or self._is_settled(at)):
@@ -313,7 +313,7 @@ class Log:
             whole = bytes(data)
             position = whole.find(MAGIC)
             while 0 <= position <= len(data) - HEADER.size and left > 0:
-                end = _frame_end(data, position)
+                end = frame_end(data, position)
                 left -= HEADER.size
                 if end > size - at:
                     unfinished = min(unfinished, at + position)
@@ -431,7 +431,7 @@ class SealedLog(Log):
         self.closed = True
 
 
-def _frame_end(data: memoryview, start: int) -> int:
+def frame_end(data: memoryview, start: int) -> int:
     """Return the end of the frame that begins at ``start``, maybe beyond ``data``; 0 if none begins there."""
     if len(data) - start < HEADER.size:
         return 0
