@@ -32,12 +32,18 @@ class Extents:
             self._expected = keyring.extents(self._store.pin) if self._store.pin else {}
         return self._expected
 
-    def check(self, now: float, extent: Callable[[str], int], patience: Callable[[str], float]) -> None:
+    def check(
+        self, now: float, extent: Callable[[str], int], patience: Callable[[str], float], look: Callable[[], object]
+    ) -> None:
         """Compare with what was read: see `note`, which is also a warning, once.
 
         ``extent`` returns how far a log has come, and ``patience`` for how many seconds it may still be on its way.
+        ``look`` reads all once more, for what is expected may have been written since it was read.
         """
-        if not (missing := self._missing()):
+        missing = self._missing()
+        if any(extent(name) < size for name, size in missing.items()):
+            look()
+        elif not missing:
             return
         self._expected = {name: size for name, size in missing.items() if extent(name) < size}
         late = [name for name in self._expected if now - self._since.setdefault(name, now) >= patience(name)]

@@ -217,7 +217,7 @@ def test_a_compaction_may_be_killed_at_any_point(tmp_path: Path) -> None:
 def test_a_log_is_read_that_replaces_known_ones_and_one_that_nobody_has_read(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(FileStore, "_is_quiet", lambda self: False)  # replaced logs stay for a while
+    monkeypatch.setattr("jug_notebook.store.file._is_quiet", lambda store: False)  # replaced logs stay for a while
     submitter = open_store(folder)
     submitter.submit([task("a")], HERE)
     first = open_store(folder)
@@ -303,12 +303,27 @@ for _ in range(30):
 """
 
 
+_PACK = """
+import sys
+from jug_notebook.store import open_store
+while True:
+    store = open_store(sys.argv[1])
+    store.compact()
+    store.close()
+"""
+
+
 def test_who_opens_a_store_while_it_is_compacted_misses_nothing(folder: Path) -> None:
     live_through(folder)
-    command = [sys.executable, "-c", _OPEN, str(folder)]
-    opener = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1])
+    opener, second, packer_too = (
+        subprocess.Popen(
+            [sys.executable, "-W", "error::UserWarning", "-c", code, str(folder)],
+            stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1],
+        )
+        for code in (_OPEN, _OPEN, _PACK)
+    )  # fmt: skip
     compactions = 0
-    while opener.poll() is None or compactions < 30:
+    while opener.poll() is None or second.poll() is None or compactions < 30:
         for part in "ab":
             writer = open_store(folder)
             writer.submit([task(f"{compactions}{part}")], HERE)
@@ -317,8 +332,12 @@ def test_who_opens_a_store_while_it_is_compacted_misses_nothing(folder: Path) ->
         packer.compact()
         packer.close()
         compactions += 1
-    _, problem = opener.communicate()
-    assert opener.returncode == 0, problem
+    assert packer_too.poll() is None, packer_too.communicate()
+    packer_too.kill()
+    packer_too.communicate()
+    for one in (opener, second):
+        _, problem = one.communicate()
+        assert one.returncode == 0, problem
 
 
 def test_a_writer_of_another_machine_that_was_taken_for_dead_loses_nothing(folder: Path, monkeypatch: Any) -> None:

@@ -222,6 +222,36 @@ def test_a_store_has_its_key_before_anyone_can_see_it(folder: Path, monkeypatch:
     assert not (folder / "store.json").exists()
 
 
+def test_what_others_had_read_of_a_log_before_they_ended_is_not_missing_to_its_writer(folder: Path) -> None:
+    store = opened(folder)
+    store.submit([task("a")], HERE)
+    other = opened(folder)
+    other.submit([task("b")], HERE)
+    other.close()
+    assert store.log_faults() == []
+    store.close()
+
+
+def test_a_log_that_was_written_after_others_were_listed_is_not_missing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written(folder)
+    store = opened(folder)
+    find = logs.Logs.find
+
+    def find_late(self: logs.Logs, names: list[str]) -> None:
+        monkeypatch.setattr(logs.Logs, "find", find)
+        other = opened(folder)
+        other.submit([task("late")], HERE)
+        other.close()
+        find(self, names)
+
+    monkeypatch.setattr(logs.Logs, "find", find_late)
+    assert store.log_faults() == []
+    assert store.states([key("late")]) == [State.READY]
+    store.close()
+
+
 # -- a store that has lost its store.json ------------------------------------------------------------------------------
 
 

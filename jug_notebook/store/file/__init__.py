@@ -270,17 +270,22 @@ class FileStore(EventLogStore):
 
     def _read_all_logs(self, now: float) -> None:
         """Find all logs, also those that have moved, and read them to their end."""
+
+        def look() -> bytes:
+            epoch = self._scan()
+            self._read_logs(now)
+            return epoch
+
         with process.uncollected():
             missing = self._logs.missing
             for _ in range(LOOKS):
-                epoch = self._scan()
-                self._read_logs(now)
+                epoch = look()
                 before, missing = missing, self._logs.missing
                 if missing <= before:
                     break  # else a compaction has just moved those: they are elsewhere now
             self._epoch = epoch  # not before: what a compaction removed claims of has been read now
             self._extents.expect(self._logs.read_by_writers())
-            self._extents.check(now, self._logs.extent, self._logs.patience)
+            self._extents.check(now, self._logs.extent, self._logs.patience, look)
 
     def _read_logs(self, now: float, remote_only: bool = False) -> None:
         """Read the known logs, or those of other machines, and set when to do so again: soon if there were events."""
@@ -488,7 +493,7 @@ class FileStore(EventLogStore):
             with self._updated():
                 return is_crowded(self._root, self._ended)
         self._check_key()
-        quiet = self._is_quiet()
+        quiet = _is_quiet(self)
         with self._step():
             self._read_to_end()
             self._writer.sync()
@@ -502,11 +507,6 @@ class FileStore(EventLogStore):
         if self._logs.skipped:
             self._logs.follow_moves(self._scan)
 
-    def _is_quiet(self) -> bool:
-        """Return True if no other process can be reading logs."""
-        own = os.getpid(), process.machine()
-        return not any(alive and (info.pid, info.machine) != own for info, alive, _ in self.processes())
-
     def close(self) -> None:
         with self._lock:
             with suppress(StoreGone):
@@ -515,3 +515,9 @@ class FileStore(EventLogStore):
             self._logs.shut()
             self._claims.close()
             self._root.close()
+
+
+def _is_quiet(store: FileStore) -> bool:
+    """Return True if no other process can be reading logs."""
+    own = os.getpid(), process.machine()
+    return not any(alive and (info.pid, info.machine) != own for info, alive, _ in store.processes())

@@ -259,12 +259,14 @@ class Logs:
 
     def extent(self, name: str) -> int:
         """Return the bytes read of a log; very many where a sealed log has what it held."""
-        log = self._known.get(name)
+        log, own = self._known.get(name), self._writer.log.path
+        if name == own.name:
+            return length(own)  # what this process writes itself it doesn't read
         if log is not None:
             return log.offset
-        own, size = mark(name), len(mark(name))
+        marked, size = mark(name), len(mark(name))
         sealed = (log.before for log in self._known.values() if isinstance(log, SealedLog))
-        found = any(own in (before[at : at + size] for at in range(0, len(before), size)) for before in sealed)
+        found = any(marked in (before[at : at + size] for at in range(0, len(before), size)) for before in sealed)
         return 1 << 62 if found else 0
 
     def patience(self, name: str) -> float:

@@ -216,7 +216,7 @@ class RedisStore(EventLogStore):
                 self._apply()
                 self._scheduler.apply_all(())  # there may have been no more
         self._extents.expect(self._log.reader.read_by_writers)
-        self._extents.check(self._clock.monotonic(), self._log.reader.extent, lambda name: 0.0)
+        self._extents.check(self._clock.monotonic(), self._log.reader.extent, lambda name: 0.0, self._exchange)
 
     def _read(self, places: Sequence[Place]) -> list[bytes]:
         fetched = self._fetched
