@@ -148,15 +148,17 @@ class Scaler:
         return now - self._useful_since < LINGER
 
     def _ready(self) -> Counter[str]:
-        """Return the number of ready tasks for these workers, by function."""
+        """Return the number of ready tasks for these workers, by function, without those that limits hold up."""
         request = self.group.plan.request
         target = request.options.target
         if self.store.idle(target, request.python):
             return Counter()
         if target is not None:
-            return Counter(view.name for view in self.store.tasks(target=target, state=State.READY))
-        functions = self.store.snapshot().functions
-        return Counter({view.name: view.counts.get(State.READY, 0) for view in functions})
+            found = Counter(view.name for view in self.store.tasks(target=target, state=State.READY))
+        else:
+            functions = self.store.snapshot().functions
+            found = Counter({view.name: view.counts.get(State.READY, 0) for view in functions})
+        return found - Counter(self.store.beyond_limits())
 
     def _longest(self) -> float:
         seconds = self.group.plan.settings.seconds

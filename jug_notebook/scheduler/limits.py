@@ -139,6 +139,15 @@ class Limits:
                 waits += [wait] if limit.period and wait is not None else []
         return min(waits, default=None)
 
+    def beyond(self) -> dict[str, int]:
+        """Return, by function, how many ready tasks there are no tokens for now."""
+        found: dict[str, int] = {}
+        for queue, rows in self._counts.limited.items():
+            room = min(sum(due <= now for due in dues) for _, now, dues in self._dues(queue))
+            if (left := sum(row[READY] for row in rows) - room) > 0:
+                found[queue.name] = found.get(queue.name, 0) + left
+        return found
+
     def note(self, queue: FunctionQueue) -> str:
         """Return what ready tasks of a function wait for, "db (4 of 4 in use)", "api (60/min, next in 12 s)"."""
         missing = self._missing(queue)
@@ -160,12 +169,17 @@ class Limits:
 
     def _missing(self, queue: FunctionQueue) -> tuple[Limit, float | None] | None:
         """Return the first limit without a free slot, and the seconds until it has one, if the time decides that."""
+        for limit, now, dues in self._dues(queue):
+            if not dues or min(dues) > now:
+                return limit, min(dues) - now if dues else None
+        return None
+
+    def _dues(self, queue: FunctionQueue) -> Iterator[tuple[Limit, float, list[float]]]:
+        """Yield the limits of a function, each with the time, and from when on each of its free slots has a token."""
         for limit in self.in_force(queue):
             now = self.now() if limit.period else 0.0
-            due = [self._due(slot, limit, now) for slot in map(self._slot, self._keys_of(limit)) if self._is_free(slot)]
-            if not due or min(due) > now:
-                return limit, min(due) - now if due else None
-        return None
+            free = [slot for slot in map(self._slot, self._keys_of(limit)) if self._is_free(slot)]
+            yield limit, now, [self._due(slot, limit, now) for slot in free]
 
     # -- slots ---------------------------------------------------------------------------------------------------------
 

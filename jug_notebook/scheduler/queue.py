@@ -241,8 +241,8 @@ class ReadyQueue:
                 top = max(top, attempt.attempt)
                 known = bool(attempt.worker) and not attempt.released  # a claim that no event tells of may be forged
                 deaths += known and attempt.worker not in self._reported  # with its supervisor
-        tokens = self.limits.tokens_for(task.queue) if task.queue.limits else ()
-        return Offer(task, Lease(task.key, task.round, task.inputs, top + 1), failures, deaths, (task,), tokens)
+        offer = Offer(task, Lease(task.key, task.round, task.inputs, top + 1), failures, deaths, (task,))
+        return offer._replace(tokens=self.limits.tokens_for(task.queue)) if task.queue.limits else offer
 
     def is_valid(self, offer: Offer) -> bool:
         """Return True if a task that was taken off the queue, or a token, would still be offered like this."""

@@ -14,6 +14,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple, TypeAlias
 
+import msgspec
+
 from jug_notebook.clock import Clock
 from jug_notebook.errors import NoSuchTask, ValueLost
 from jug_notebook.model import (
@@ -343,7 +345,7 @@ class EventLogStore(Store, ABC):
                 raise
             won = [offer for offer, win in zip(offers, wins, strict=True) if win]
             if won:
-                tokens = [token for offer in won for token in offer.tokens]
+                tokens = list(won[0].tokens)  # what has any comes alone
                 self._record(Claimed(worker, [offer.lease for offer in won], tokens))
             for offer, win in zip(offers, wins, strict=True):
                 if not win:
@@ -373,9 +375,11 @@ class EventLogStore(Store, ABC):
                     lease, tries = offer.lease, (offer.failures, offer.deaths)
                 else:
                     lease, tries = Lease(task.key, task.round, NEXT, 1), (0, 0)
-                rates = scheduler.limits.of_rates(offer.tokens) if offer.tokens else ()
                 more = queue.mean or 0.0, queue.of_host
-                claims.append(Claim(lease, queue.name, body, outcomes, *tries, proofs, *more, tokens=rates))
+                claim = Claim(lease, queue.name, body, outcomes, *tries, proofs, *more)
+                if offer.tokens:
+                    claim = msgspec.structs.replace(claim, tokens=scheduler.limits.of_rates(offer.tokens))
+                claims.append(claim)
         return claims
 
     def _places_for(self, offer: Offer) -> list[Place]:

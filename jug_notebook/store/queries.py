@@ -147,6 +147,11 @@ class Queries(Protocol):
         with self._updated() as scheduler:
             return [scheduler.limits.waits_for(scheduler.tasks.peek(key)) for key in keys]
 
+    def beyond_limits(self) -> dict[str, int]:
+        """Return, by function, how many ready tasks no further worker could begin now, for their limits are used up."""
+        with self._updated() as scheduler:
+            return scheduler.limits.beyond()
+
     def keys_named(self, name: str, scope: Scope = Scope()) -> list[Key]:
         """Return the tasks of one function."""
         with self._updated() as scheduler:

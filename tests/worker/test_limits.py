@@ -14,7 +14,9 @@ from typing import Any
 
 import pytest
 
+import jug_notebook as jn
 from jug_notebook import system
+from jug_notebook.clock import SystemClock
 from jug_notebook.errors import BadTask
 from jug_notebook.model import Limit, Scope, Settlement, State, Submission, Verdict, parse_limits, with_limits
 from jug_notebook.render.tasks import tasks_text
@@ -375,3 +377,87 @@ def test_status_listing_and_why_tell_what_a_task_waits_for(site: Site, tmp_path:
     assert {explanation.reasons[0].line for explanation in why} == {"waits for db (2 of 2 in use)"}
     listing = tasks_text(site.store.tasks(), 4)
     assert listing.count("waits for db (2 of 2 in use)") == 2
+
+
+# -- beside everything else --------------------------------------------------------------------------------------------
+
+
+class Ahead(SystemClock):
+    """The clock of a host that is an hour ahead."""
+
+    @staticmethod
+    def now() -> float:
+        return time.time() + 3600
+
+
+def test_a_rate_holds_between_hosts_whose_clocks_are_an_hour_apart(store_url: str) -> None:
+    if store_url.startswith("memory"):
+        pytest.skip("it has one host")
+    here, there = open_store(store_url), open_store(store_url, Ahead())
+    one, other = Claimer(here), Claimer(there)
+    submit(here, "f", 4, "api:1/min")
+    [claim] = one.claim()
+    here.start(claim.tokens)
+    one.settle(claim)
+    assert other.claim() == []
+    assert one.claim() == []
+    assert here.pause == pytest.approx(60, abs=5)
+    assert there.pause == pytest.approx(60, abs=5)
+    here.close()
+    there.close()
+
+
+def test_a_limited_task_never_rides_behind_a_claim_without_a_token(store: Store) -> None:
+    worker = Claimer(store)
+    names = [sha1(f"chain {number}".encode()).hexdigest() for number in range(40)]
+    limit = with_limits((), parse_limits("db:1"))
+    for number, key in enumerate(names):  # each second one is limited, and needs the one before
+        needs, is_limited = tuple(names[number - 1 : number]), number % 2
+        made = Submission(key, f"f{is_limited}", needs, b"", b"spec", resources=limit if is_limited else ())
+        store.submit([made], ORIGIN)
+    ran: list[str] = []
+    while claims := store.claim(worker.id, 50, 0.0, chains=True):
+        for claim in claims:
+            assert claim.name == "f0" or claims == [claim]
+            ran.append(claim.lease.key)
+            worker.settle(claim)
+    assert ran == names
+
+
+def test_gpus_are_not_kept_for_a_task_that_waits_for_a_token(folder_site: Site, tmp_path: Path) -> None:
+    site, journal = folder_site, Journal(tmp_path)
+    both = with_limits((("gpu", 1.0),), parse_limits("db:1"))
+    made = [site.tasks.submission(journal.job, x, journal.path, 0.3, resources=both) for x in range(6)]
+    free = [site.tasks.submission(journal.job, x, journal.path, 0.01, resources=(("gpu", 1.0),)) for x in range(6, 60)]
+    site.store.submit([*made, *free], ORIGIN)
+    site.supervise(4, gpus="0,1")
+    finish(site, [one.key for one in [*made, *free]])
+    ends = {row[2]: row[1] for row in journal.rows() if row[-1] == -1}
+    assert max(ends[x] for x in range(6, 60)) < max(ends[x] for x in range(6)), "who needs no token used the other GPU"
+
+
+def test_no_jobs_are_wanted_for_tasks_that_limits_hold_up(store: Store) -> None:
+    worker = Claimer(store)
+    submit(store, "f", 10, "db:4", "api:3/h")
+    submit(store, "free", 5)
+    assert store.beyond_limits() == {"f": 7}
+    worker.claim()
+    assert store.beyond_limits() == {"f": 7}, "9 are ready, and two may begin"
+
+
+def test_calls_that_a_session_an_executor_or_this_kernel_runs_keep_to_limits(tmp_path: Path) -> None:
+    session = jn.connect(f"file:{tmp_path}/jugdata")
+    journal = Journal(tmp_path)
+    limited = task(limit=("db:2", "api:100/s"))(journal.job)
+    with jn.Executor(4) as pool:
+        futures = [pool.submit(limited, x, journal.path, 0.05) for x in range(10)]
+        assert [future.result(60) for future in futures] == list(range(10))
+    assert journal.most_at_once() == 2
+    more = limited.map(range(10, 20), path=journal.path, lasts=0.05)
+    session.execute(here=True)
+    assert [one.result(60) for one in more] == list(range(10, 20))
+    assert journal.most_at_once() == 2
+    assert [one.result(60) for one in task(journal.job).map(range(20), path=journal.path, lasts=0.05)] == list(
+        range(20)
+    )
+    assert len(journal.starts()) == 20, "a limit is no part of the key"
