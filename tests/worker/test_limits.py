@@ -413,7 +413,7 @@ def test_a_limited_task_never_rides_behind_a_claim_without_a_token(store: Store)
     limit = with_limits((), parse_limits("db:1"))
     for number, key in enumerate(names):  # each second one is limited, and needs the one before
         needs, is_limited = tuple(names[number - 1 : number]), number % 2
-        made = Submission(key, f"f{is_limited}", needs, b"", b"spec", resources=limit if is_limited else ())
+        made = Submission(key, f"f{is_limited}", needs, key.encode(), b"spec", resources=limit if is_limited else ())
         store.submit([made], ORIGIN)
     ran: list[str] = []
     while claims := store.claim(worker.id, 50, 0.0, chains=True):
@@ -445,6 +445,7 @@ def test_no_jobs_are_wanted_for_tasks_that_limits_hold_up(store: Store) -> None:
     assert store.beyond_limits() == {"f": 7}, "9 are ready, and two may begin"
 
 
+@pytest.mark.filterwarnings("ignore::jug_notebook.OnlyAPath")
 def test_calls_that_a_session_an_executor_or_this_kernel_runs_keep_to_limits(tmp_path: Path) -> None:
     session = jn.connect(f"file:{tmp_path}/jugdata")
     journal = Journal(tmp_path)
