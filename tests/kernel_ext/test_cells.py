@@ -117,7 +117,7 @@ def test_a_class_that_would_read_another_name_than_the_cells_is_refused(notebook
 def test_private_and_decorated_functions_stay_what_they_are(notebook: Notebook) -> None:
     notebook.run("import jug_notebook as jn")
     output = notebook.run(
-        '''%%jugtask --retries 2
+        '''%%jugtask --retries 2 --limit db:2 --limit api:60/min
 """What this cell is about."""
 import math
 SCALE: float = 2.0
@@ -139,6 +139,7 @@ def told(x):
     names = notebook.names
     assert names["double"].retries == 2
     assert names["told"].retries == 7
+    assert list(map(str, names["double"].limit)) == ["api:60/min", "db:2"]
     assert names["_helper"](3) == 6.0
     assert names["double"].run(3) == 6.0
     assert not isinstance(names["Point"], jn.TaskFunction)

@@ -349,6 +349,10 @@ def test_an_output_that_is_not_there_fails_only_when_used(kernel: Kernel) -> Non
         ("%%jugtask f g\ndef f(): pass\ndef g(): pass", "a cell has one NAME, so what is 'g'?"),
         ("%%jugtask f\ndef f(): pass", "for a function as a task: %%jugtask --only f"),
         ("%jug_export", "give FILE, as in %jug_export FILE"),
+        (
+            "%%jugtask --limit db\ndef f(): pass",
+            "limit='db': give a number of tasks at a time, as db:4, or a rate, as api:60/min",
+        ),
     ],
 )
 def test_a_slip_is_answered_in_one_line(kernel: Kernel, cell: str, message: str) -> None:

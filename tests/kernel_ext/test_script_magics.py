@@ -143,7 +143,7 @@ CELLS = {
     "plain": "def helped(x):\n    return math.sqrt(x)",
     "simple": "%%jugtask simple --now\ntotal = sum(rows) + n\n_private = 1\ntotal",
     "uses": "%%time\nlater = scaled(total)",
-    "imports": "%%jugtask imports --retries 2 --timeout 50\nimport json as j\nfrom math import tau\ntxt = j.dumps(tau)",
+    "imports": "%%jugtask imports --timeout 9 --limit db:2\nimport json as j\nfrom math import tau\ntxt = j.dumps(tau)",
     "changes": "%%jugtask changes -o rows\nrows.append(helped(16))",
     "asks": "%%jugtask asks -i word --version 3\nasked = eval('word')",
     "aside": "%%jugtask aside --ignore-global n\nshifted = total + n;",
