@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeAlias, overload
+from typing import Any, NoReturn, TypeAlias, overload
 from uuid import uuid4
 
 from jug_notebook import codec, system
@@ -38,7 +38,7 @@ from jug_notebook.task.binding import (
 )
 from jug_notebook.task.context import FunctionVersion, PendingTask, SessionProtocol, in_task
 from jug_notebook.task.files import PathAdvice
-from jug_notebook.task.handles import MakesTasks, Tasklet, briefly, handle
+from jug_notebook.task.handles import Tasklet, briefly, handle, not_of_a_function
 from jug_notebook.task.sweeps import call_of, grid_points, zipped
 from jug_notebook.task.values import LazyResults, TaskList, as_arguments, no_table, tasks_in
 
@@ -62,7 +62,7 @@ _PLAIN = inspect.Parameter.POSITIONAL_OR_KEYWORD
 _STEADY = (list, tuple, range)  #: iterating over them runs no code of the user's
 
 
-class TaskFunction(MakesTasks):
+class TaskFunction:
     """A function whose calls are tasks: ``f(x)`` makes a `Task`; ``f.run(x)``, and inside a task ``f(x)``, call now."""
 
     def __init__(
@@ -442,6 +442,9 @@ class TaskFunction(MakesTasks):
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         return self if instance is None else types.MethodType(self, instance)
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise not_of_a_function(self, name)
 
     def __repr__(self) -> str:
         return f"<task function {self.name}{self._signature or '(…)'}>"

@@ -251,14 +251,13 @@ for _name in (*_UNARY, *_BINARY, *(f"r{_name}" for _name in _BINARY)):
     setattr(Handle, f"__{_name}__", _refuse)
 
 
-class MakesTasks:
-    """What makes tasks when it is called has none of their attributes, and says so."""
-
-    def __getattr__(self, name: str) -> NoReturn:
-        what = self.__dict__.get("name", type(self).__name__)
-        if not name.startswith("_") and hasattr(Handle, name):
-            raise AttributeError(f"{what} is a task function and has no {name!r}; call it first: {what}(…).{name}")
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+def not_of_a_function(function: Any, attribute: str) -> AttributeError:
+    """Return the error for an attribute that a task function hasn't; its tasks may have it."""
+    name = function.__dict__.get("name", "")
+    if name and not attribute.startswith("_") and hasattr(Handle, attribute):
+        text = f"{name} is a task function and has no {attribute!r}; call it first: {name}(…).{attribute}"
+        return AttributeError(text)
+    return AttributeError(f"{type(function).__name__!r} object has no attribute {attribute!r}")
 
 
 class Task(Handle):
