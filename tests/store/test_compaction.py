@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import pytest
 from jug_notebook import system
 from jug_notebook.model import Claim, Origin, Settlement, State, SubmitReport, Target, Verdict, Why
 from jug_notebook.store import Store, open_store
+from jug_notebook.store.atomic import Folder
 from jug_notebook.store.file import FileStore, compaction
 from tests.store.test_store import HERE, key, outcome, run_all, task, worker_of
 
@@ -562,3 +564,17 @@ def test_claims_are_few_after_it_however_many_there_were(folder: Path) -> None:
     assert logs(folder)["claims"] == 0
     store = open_store(folder)
     assert store.claim(worker_of(store).id, 9, 0.0, target=Target(names=frozenset(["f"]))) == []
+
+
+def test_a_worker_may_end_and_remove_its_files_while_a_compaction_looks_at_them(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live_through(folder)
+    names = Folder.names
+
+    def with_one_that_has_gone(self: Folder, *args: Any, **options: Any) -> list[str]:
+        return [*names(self, *args, **options), *(["gone-1-abcdef.1"] if self.name == "owners" else [])]
+
+    monkeypatch.setattr(Folder, "names", with_one_that_has_gone)
+    with closing(open_store(folder)) as store:
+        assert store.compact() > 0

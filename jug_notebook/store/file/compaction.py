@@ -225,7 +225,13 @@ def merge(
 
 
 def _files(folder: Folder) -> list[Folder]:
-    return [folder / name for name in sorted(folder.names()) if stat.S_ISREG(folder.stat(name).st_mode)]
+    """Return the files in a folder; others may be removing some of them."""
+    found = []
+    for name in sorted(folder.names()):
+        with suppress(FileNotFoundError):
+            if stat.S_ISREG(folder.stat(name).st_mode):
+                found.append(folder / name)
+    return found
 
 
 def _sealed(folder: Folder, logs: Logs) -> list[SealedLog]:
