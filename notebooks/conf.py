@@ -202,7 +202,7 @@ def _kind(value: object) -> str:
 
 def _traits() -> Iterator[str]:
     yield "| trait | default | what it does |\n|---|---|---|"
-    for name, trait in JugMagics.class_own_traits(config=True).items():
+    for name, trait in JugMagics.class_traits(config=True).items():
         yield f"| `JugMagics.{name}` | `{trait.default_value!r}` | {trait.help} |"
 
 
