@@ -13,6 +13,8 @@ from jug_notebook.errors import LaunchError, NoSuchTask
 from jug_notebook.launch import start
 from jug_notebook.model import OPEN_STATES, Claim, FunctionView, Scale, Settlement, State, Stop, Target
 from jug_notebook.render import duration, plural
+from jug_notebook.render.format import size
+from jug_notebook.render.profile import profile_of
 from jug_notebook.session.access import StoreAccess
 from jug_notebook.session.results import Results
 from jug_notebook.session.targets import TargetResolver, graph_of
@@ -20,11 +22,14 @@ from jug_notebook.store import PATIENCE
 from jug_notebook.worker import WorkerOptions, number_of_workers
 from jug_notebook.worker.execution import TaskRunner
 from jug_notebook.worker.loop import FailureWatcher, work_in_process
+from jug_notebook.worker.resources import find_memory
+from jug_notebook.worker.usage import LONG
 
 if TYPE_CHECKING:
     from jug_notebook.launch import Crew
     from jug_notebook.launch.remote import Preflight
 
+SAMPLE = 200  #: runs of a function that foretell what the next ones take
 LOOK = 0.2  #: seconds between two looks at workers that end
 
 
@@ -228,7 +233,8 @@ class Workers:
         else:
             functions, _ = graph_of(wanted, access.scope, access.store, access.signed)
         had = local.there(access.store, msgspec.structs.replace(options, size=size))
-        return Plan(functions, max(size, had), max(0, size - had))
+        peaks = {view.name: _usual_peak(access, view.name) for view in functions if view.open}
+        return Plan(functions, max(size, had), max(0, size - had), peaks, int(find_memory()[0]))
 
     def look(
         self,
@@ -348,12 +354,25 @@ def _text(name: str, given: Any) -> str | None:
     raise LaunchError(f"{name}={given!r:.60}: give a string or a Path")
 
 
+def _usual_peak(access: StoreAccess, name: str) -> float:
+    """Return the bytes that 95 % of a function's latest runs took at most; 0 where none was measured."""
+    ended = [key for key, _, verdict in access.store.calls(name) if verdict is not None and verdict.duration >= LONG]
+    outcomes = [outcome for outcome in access.signed.outcomes(ended[-SAMPLE:]) if outcome is not None]
+    return profile_of(name, outcomes).memory.p95 if outcomes else 0.0
+
+
 class Plan(msgspec.Struct, frozen=True):
-    """What would run: by function, with ``workers`` workers, of which ``started`` would be new."""
+    """What would run: by function, with ``workers`` workers, of which ``started`` would be new.
+
+    ``peaks``: bytes that a task of each function usually takes at most; 0 where that isn't known. ``available``: the
+    memory of this host.
+    """
 
     functions: tuple[FunctionView, ...]
     workers: int
     started: int
+    peaks: dict[str, float] = {}
+    available: int = 0
 
     @property
     def to_run(self) -> int:
@@ -371,6 +390,18 @@ class Plan(msgspec.Struct, frozen=True):
         if any(view.open and view.mean is None for view in self.functions):
             return None
         return sum(view.open * (view.mean or 0.0) for view in self.functions) / max(1, self.workers)
+
+    @property
+    def memory(self) -> float:
+        """Estimated bytes that tasks take at once at most: of those that take most, one for each worker.
+
+        Tasks whose memory was not measured, for they are short or new, count nothing.
+        """
+        free, total = self.workers, 0.0
+        for view in sorted(self.functions, key=lambda view: -self.peaks.get(view.name, 0.0)):
+            total += min(free, view.open) * self.peaks.get(view.name, 0.0)
+            free -= min(free, view.open)
+        return total
 
     def text(self, timed: bool = True, who: bool = True) -> str:
         """Return the plan for people, without times (``timed``) the same in every run; ``who`` adds the workers."""
@@ -404,7 +435,12 @@ class Plan(msgspec.Struct, frozen=True):
         if not self.to_run:
             return self._who()
         time = "time unknown: not all functions have been timed" if seconds is None else f"about {duration(seconds)}"
-        return f"{self._who()}\n{time}, with {plural(self.workers, 'worker')}"
+        text = f"{self._who()}\n{time}, with {plural(self.workers, 'worker')}"
+        if memory := self.memory:
+            text += f", up to {size(memory)} of memory at once"
+            if 0 < self.available < memory:
+                text += f"; this host has {size(self.available)}: start fewer workers, or give resources={{'mem': …}}"
+        return text
 
     def __repr__(self) -> str:
         return self.text()

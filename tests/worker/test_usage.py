@@ -6,10 +6,12 @@ import os
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import msgspec
 import pytest
 
+from jug_notebook.launch.local import environment
 from jug_notebook.model import Failed, Outcome, Run, Spread
 from jug_notebook.render.profile import profile_html, profile_of, profile_text
 from jug_notebook.worker.process import memory_of
@@ -93,3 +95,39 @@ def test_a_profile_tells_mean_most_and_which_call_that_was() -> None:
     assert profile_text([], 0) == "nothing was run yet"
     unmeasured = profile_of("fit", [ran(1, 0)])
     assert "–" in profile_text([unmeasured], 0)
+
+
+SCRIPT = """
+import jug_notebook as jn
+
+@jn.task(version="1")
+def hold(megabytes, number):
+    held = bytearray(megabytes * 1_000_000)
+    import time
+    time.sleep(0.2)
+    return len(held)
+
+session = jn.connect("jugdata")
+session.execute(2)
+jn.wait(hold.map([200] * 4, range(4)))
+session.stop()
+hold.map([200] * 12, range(100, 112))
+plan = session.workers.plan(3)
+print(plan.seconds, plan.memory, plan.peaks["hold"], plan.functions[0].mean)
+print(plan)
+print(msgspec.structs.replace(plan, available=10**8))
+"""
+
+
+def test_a_dry_run_foretells_time_and_memory_and_warns_where_the_host_has_less(tmp_path: Path) -> None:
+    (tmp_path / "study.py").write_text(f"import msgspec\n{SCRIPT}")
+    ran = subprocess.run(
+        [sys.executable, "study.py"], cwd=tmp_path, capture_output=True, text=True, env=environment(), check=False
+    )
+    assert ran.returncode == 0, ran.stderr
+    seconds, memory, peak, mean = map(float, ran.stdout.split("\n", 1)[0].split())
+    assert seconds == pytest.approx(12 / 3 * mean)
+    assert 200 * MB < peak < 400 * MB
+    assert memory == 3 * peak
+    assert ", with 3 workers, up to " in ran.stdout
+    assert "; this host has 100 MB: start fewer workers" in ran.stdout
