@@ -26,6 +26,8 @@ from jug_notebook.model import (
     TaskView,
     Verdict,
     Why,
+    parse_limits,
+    with_limits,
 )
 from jug_notebook.scheduler import queue, state
 from jug_notebook.store import Store, open_store
@@ -39,6 +41,7 @@ FORMS = {"c": "form 1", "d": "form 1", "f": "form 2", "g": "form 2"}  # equal ca
 FUNCTIONS = {"a": "make", "b": "make", "e": "join", "h": "join", "i": "join"}
 PYTHONS = {"j": "3.12"}
 PRIORITIES = {"d": 1}
+LIMITS = {"b": "db:1", "d": "db:2,disk:1", "f": "disk:1"}
 ORIGINS = [Origin("ann", "/a.ipynb", "1"), Origin("ann", "/a.ipynb", "2"), Origin("bob", "/b.ipynb", "1"),
            Origin("ann", "/a.ipynb")]  # fmt: skip
 WORKERS = 3
@@ -76,6 +79,7 @@ def submission(name: str) -> Submission:
     return Submission(
         key(name), FUNCTIONS.get(name, "f"), tuple(map(key, NEEDS[name])), FORMS.get(name, f"form of {name}").encode(),
         f"spec of {name}".encode(), PRIORITIES.get(name, 0), PYTHONS.get(name, "3.11"),
+        with_limits((), parse_limits(LIMITS.get(name, ()))),
     )  # fmt: skip
 
 
