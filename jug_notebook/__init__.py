@@ -48,6 +48,7 @@ from jug_notebook.session import (
 from jug_notebook.system import VERSION
 from jug_notebook.task import TaskFunction, TaskGenerator, definitions, mapreduce, task
 from jug_notebook.task.cell import cell_task
+from jug_notebook.task.checkpoints import Checkpoint, checkpoint
 from jug_notebook.task.context import in_task, track
 from jug_notebook.task.external import Ran, cached_glob, shell, write_task_out
 from jug_notebook.task.files import file, timed_path
@@ -88,6 +89,7 @@ __all__ = [
     "BarrierError",
     "CachedFunction",
     "CellReport",
+    "Checkpoint",
     "CompoundTask",
     "CompoundTaskGenerator",
     "CustomHash",
@@ -111,6 +113,7 @@ __all__ = [
     "cached_glob",
     "cancel",
     "cell_task",
+    "checkpoint",
     "cleanup",
     "compare",
     "confirm",

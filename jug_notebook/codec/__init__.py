@@ -20,7 +20,7 @@ from jug_notebook.errors import JugError, StoreError, Unstorable, ValueLost
 from jug_notebook.keys import callables, modules, syntax
 from jug_notebook.keys import digest as canon
 from jug_notebook.keys.code import Code
-from jug_notebook.model import Address, FunctionBundle, Key, Payload
+from jug_notebook.model import Address, FunctionBundle, Key, Payload, decoder
 from jug_notebook.render.format import advice, summarise
 
 LARGEST_EXCEPTION = 1 << 20
@@ -158,6 +158,27 @@ def dump_value(value: Any, put: Put) -> tuple[Payload, bytes]:
     except Exception:  # it can't be hashed, or a library's type raises anything: the value must not be lost for that
         whole = msgspec.msgpack.encode(payload)
         return payload, b"p" + blake3(whole).digest(canon.SIZE)
+
+
+def pack(value: Any, what: str) -> bytes:
+    """Return a value as bytes, its large buffers among them. Raises Unstorable, which calls it ``what``."""
+    parts: list[bytes] = []
+
+    def put(pieces: Iterable[bytes | memoryview]) -> Address:
+        parts.append(b"".join(pieces))
+        return f"{len(parts) - 1:040x}"
+
+    payload, _ = _encoded(value, put, what)
+    return msgspec.msgpack.encode((payload, parts))
+
+
+def unpack(data: bytes | memoryview) -> Any:
+    """Return the value of `pack`."""
+    payload, parts = _packed(data)
+    return load_value(payload, lambda address: memoryview(parts[int(address, 16)]))
+
+
+_packed = decoder(tuple[Payload, list[bytes]], "a checkpoint")
 
 
 def load_value(payload: Payload, get: Get, buffer: Get | None = None) -> Any:

@@ -131,6 +131,7 @@ class WorkerInfo(Struct, frozen=True, omit_defaults=True):
     task_name: str = ""
     since: float = 0.0  #: when the task began, seconds since the epoch
     progress: tuple[int, int] = (0, 0)  #: that the task reported: steps done, and their total (0: unknown)
+    checkpoint: tuple[float, int] = (0.0, 0)  #: that the task saved last: when, seconds since the epoch, and its bytes
     tail: str = ""  #: the last lines that the task printed
     done: int = 0  #: tasks settled so far
     memory: int = 0  #: resident bytes

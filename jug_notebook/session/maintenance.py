@@ -37,6 +37,7 @@ from jug_notebook.render import plural
 from jug_notebook.render import size as size_text
 from jug_notebook.render.format import elide
 from jug_notebook.store import Store, addresses_in, exists, open_store, split
+from jug_notebook.store.scratch import Record
 from jug_notebook.store.sealing import Seal
 from jug_notebook.store.signed import SignedReader, SignedWriter, reading_seal, seal_of, template, unverified_spec
 from jug_notebook.system import batched, not_negative
@@ -119,9 +120,24 @@ def clean(
             functions[views[key].name] = tasks + 1, size
     took = clock.monotonic() - began  # a blob stored meanwhile may belong to a task that was not read
     report = store.sweep(going, kept, max(YOUNG if older_than is None else older_than, took), dry)
+    orphans = _orphans(store, going)
+    if not dry:
+        store.scratch.drop([record.name for record in orphans])
     if report.tasks and not dry:
         store.compact()
-    return Cleaned(functions, report.blobs, report.size, dry)
+    return Cleaned(functions, report.blobs + len(orphans), report.size + sum(record.size for record in orphans), dry)
+
+
+def _orphans(store: Store, gone: Collection[Key]) -> list[Record]:
+    """Return the checkpoints and streams of tasks that are gone or have ended, or that belong to an earlier round."""
+    records = store.scratch.records()
+    keys = list(dict.fromkeys(record.name.partition(".")[0] for record in records))
+    running = {
+        f"{key}.{lease.round}."
+        for key, state, lease in zip(keys, store.states(keys), store.current_inputs(keys), strict=True)
+        if state is not None and not state.settled and lease is not None and key not in gone
+    }
+    return [record for record in records if not record.name.startswith(tuple(running))]
 
 
 def _needed(store: Store, views: dict[Key, TaskView]) -> set[Key]:

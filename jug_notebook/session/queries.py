@@ -360,6 +360,9 @@ class Queries:
             if alive and info.task == key:
                 done, total = info.progress
                 progress = f"{done} of {total or '?'} done\n" if done or total else ""
+                at, size = info.checkpoint
+                if at:
+                    progress += f"checkpoint {render.ago(self._access.clock.now() - at)}, {render.size(size)}\n"
                 return f"{progress}{info.tail}"
         return ""
 

@@ -9,6 +9,7 @@ and ``absolute(rest)``, where ``rest`` is what follows the scheme in the URL. A 
 from __future__ import annotations
 
 import errno
+import functools
 import importlib
 import importlib.util
 import re
@@ -47,6 +48,7 @@ from jug_notebook.model import (
 )
 from jug_notebook.store import keyring
 from jug_notebook.store.queries import Queries
+from jug_notebook.store.scratch import BlobScratch, Scratch
 
 PATIENCE = 600.0  #: seconds
 SETTLING = 0.2  #: seconds within which who makes a store has pinned it
@@ -203,6 +205,11 @@ class Store(Queries, Protocol):
 
     @abstractmethod
     def close(self) -> None: ...
+
+    @functools.cached_property
+    def scratch(self) -> Scratch:
+        """What tasks leave until they end. A store that keeps it otherwise than as blobs has an attribute for it."""
+        return BlobScratch(self)
 
 
 class Condition(NamedTuple):

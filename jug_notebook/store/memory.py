@@ -17,6 +17,7 @@ from jug_notebook.model import Address, Event, Order, WorkerId, WorkerInfo
 from jug_notebook.scheduler.records import Offer, Place
 from jug_notebook.store import keyring, read_orders
 from jug_notebook.store.event_log import EventLogStore, places_of
+from jug_notebook.store.scratch import MemoryScratch
 
 _OPEN: dict[str, MemoryStore] = {}
 
@@ -56,6 +57,7 @@ class MemoryStore(EventLogStore):
         self._events: list[tuple[Event, Sequence[Place]]] = []
         self._blobs: dict[Address, bytes] = {}
         self._touched: dict[Address, float] = {}
+        self.scratch = MemoryScratch()
         self._processes: dict[WorkerId, WorkerInfo] = {}
         self._heartbeats: dict[WorkerId, float] = {}
         self._left: set[WorkerId] = set()

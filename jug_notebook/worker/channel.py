@@ -112,6 +112,7 @@ class StoreClient:
         self.id, self.url, self.display_url = blobs.id, blobs.url, blobs.display_url
         self.put_blob: Callable[[Iterable[bytes | memoryview]], Address] = blobs.put_blob
         self._cache = cache
+        self.scratch = blobs.scratch
 
     def get_blob(self, address: Address, mapped: bool = False) -> memoryview:
         if mapped and self._cache is not None:

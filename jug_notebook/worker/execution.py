@@ -64,6 +64,7 @@ from jug_notebook.worker.capture import Capture, Listener, Loggers
 from jug_notebook.worker.displays import DisplayBuffer
 from jug_notebook.worker.environment import EnvironmentRecord
 from jug_notebook.worker.inputs import Needs, Stale
+from jug_notebook.worker.leftovers import Leftovers
 from jug_notebook.worker.mutations import Traces
 from jug_notebook.worker.resources import VisibleDevices
 from jug_notebook.worker.status import SharedStatus, backoff, lost_with_supervisors
@@ -209,6 +210,7 @@ class TaskRunner:
         self._environment = EnvironmentRecord(self._put)
         self.met_a_long_one = False  #: the last task wasn't short: none should wait behind the next one
         self._made = _Made()
+        self.leftovers = Leftovers(store, seal, me, status, self.patiently)
 
     def pace(self, name: str) -> float:
         """Return the seconds that a task of this function took here so far; 0 where none ran."""
@@ -231,6 +233,7 @@ class TaskRunner:
         """Run one task. Return None where it could not be started as claimed; then it has been given back."""
         clock = self._clock
         if hopeless := lost_with_supervisors(claim, self._me, clock):
+            self.leftovers.lost(claim.lease)
             return self._writer.settlement(*hopeless)
         self._made.begun = None
         self._meter.begin(not self.is_short(claim.name))
@@ -277,6 +280,7 @@ class TaskRunner:
         if duration > SPAWN_TIME:
             self._listener.release()
         settlement = self._settlement(attempt, failure, run)
+        self.leftovers.end(settlement.verdict)
         failure = None  # or its traceback would keep this frame, and the task's values, alive
         self._status.end()
         self.met_a_long_one = duration > HURRY
@@ -327,7 +331,9 @@ class TaskRunner:
             self._start(claim.tokens)
         attempt.stage = "raised"
         call = function.call
-        value = runner.call(call, args, kwargs) if runner is not None else run_to_end(call, args, kwargs)
+        self.leftovers.begin(claim.lease, attempt.since)
+        grown = self.leftovers.grown
+        value = runner.call(call, args, kwargs) if runner is not None else run_to_end(call, args, kwargs, grown)
         if pins:
             check_pins(pins)  # it may have been the first to import a package that was installed anew meanwhile
         attempt.stage = "result"
@@ -415,6 +421,7 @@ class TaskRunner:
     def _give_back(self, claim: Claim) -> None:
         self._listener.take()
         self._displays.take()
+        self.leftovers.end()
         self._status.end(settled=False)
         if claim.lease.inputs != NEXT:
             self.patiently(lambda: self._store.release([claim.lease]))

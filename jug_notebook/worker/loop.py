@@ -16,9 +16,9 @@ from jug_notebook.errors import WaitInterrupted
 from jug_notebook.model import NEXT, Claim, Settlement, Target, WorkerInfo
 from jug_notebook.store import Store
 from jug_notebook.store.sealing import Seal
-from jug_notebook.task import context
+from jug_notebook.task import checkpoints, context
 from jug_notebook.worker import displays, execution
-from jug_notebook.worker.capture import Listener, NoCapture, ThreadCapture, restore_streams
+from jug_notebook.worker.capture import Capture, Listener, NoCapture, ThreadCapture, restore_streams
 from jug_notebook.worker.displays import DisplayBuffer
 from jug_notebook.worker.execution import TaskRunner
 from jug_notebook.worker.status import SharedStatus
@@ -67,7 +67,10 @@ def work(
             or (deadline is not None and monotonic() >= deadline)
         )
 
-    with prefetch, displays.opened(buffer), context.progress_to(status.report):
+    keeping = checkpoints.checkpoints_by(runner.leftovers.attempt)
+    if isinstance(listener, Capture):  # a process of its own
+        checkpoints.always_checkpoints_by(runner.leftovers.attempt)
+    with prefetch, displays.opened(buffer), context.progress_to(status.report), keeping:
         while not over():
             limit = 1 if runner.met_a_long_one else BATCH
             if max_tasks is not None:
@@ -196,7 +199,9 @@ class Prefetch:
 
     def _claim(self, limit: int, wait: float, done: list[Settlement]) -> list[Claim]:
         act = partial(self._store.claim, self._me.id, limit, wait, done, self._target, self._me.python, chains=True)
-        return self._runner.patiently(act)
+        claims = self._runner.patiently(act)
+        self._runner.leftovers.sweep()
+        return claims
 
     def fill(self, claims: Sequence[Claim]) -> None:
         self._claims.extend(claims)
@@ -231,6 +236,7 @@ class Prefetch:
         if done := _emptied(self.done):
             begun = self._runner.begun
             self._runner.patiently(partial(self._store.claim, self._me.id, 0, 0.0, done, begun=begun))
+            self._runner.leftovers.sweep()
 
     def give_back(self) -> None:
         self.release(_emptied(self._claims))

@@ -48,7 +48,8 @@ class SharedStatus:
     _count = Struct("<Q")
     _progress = Struct("<QQQ")
     _noted = Struct("<255s")
-    _RUNNING, _STOP, _WAITING, _DONE, _PROGRESS, _RECORD, _NOTE = 0, 1, 2, 8, 16, 40, 1024
+    _saved = Struct("<QdQ")
+    _RUNNING, _STOP, _WAITING, _DONE, _PROGRESS, _RECORD, _NOTE, _SAVED = 0, 1, 2, 8, 16, 40, 1024, 1280
 
     def __init__(self) -> None:
         self._page = mmap.mmap(-1, mmap.PAGESIZE)
@@ -77,6 +78,10 @@ class SharedStatus:
     def report(self, done: int, total: int) -> None:
         """Report the progress of the current task."""
         self._progress.pack_into(self._page, self._PROGRESS, self._turn, done, total)
+
+    def saved(self, at: float, size: int) -> None:
+        """Report that the current task has saved a checkpoint: when, in seconds since the epoch, and its bytes."""
+        self._saved.pack_into(self._page, self._SAVED, self._turn, at, size)
 
     def waits(self, waiting: bool) -> None:
         """A worker that waits for tasks may be killed: it has nothing to lose."""
@@ -128,6 +133,9 @@ class SharedStatus:
         if running is not None:
             more |= {"task": running.lease.key, "task_name": running.name, "since": running.started}
             more["progress"] = running.progress
+            turn, at, size = self._saved.unpack_from(self._page, self._SAVED)
+            if turn == running.turn:
+                more["checkpoint"] = at, size
         if self._page[self._NOTE]:
             more["note"] = self._noted.unpack_from(self._page, self._NOTE)[0].rstrip(b"\0").decode(errors="ignore")
         return msgspec.structs.replace(info, done=self.done, **more)

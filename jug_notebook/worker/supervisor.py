@@ -30,6 +30,7 @@ from jug_notebook.store import Store, is_missing, lacks_room, may_pass, open_sto
 from jug_notebook.store.signed import SignedWriter, seal_of
 from jug_notebook.worker import WorkerOptions
 from jug_notebook.worker.channel import StoreServer
+from jug_notebook.worker.leftovers import drop_leftovers
 from jug_notebook.worker.notifier import Notifier
 from jug_notebook.worker.process import (
     MOVED,
@@ -536,6 +537,7 @@ class Supervisor:
         how = process.termination, status, output, process.peak
         verdict, failed = settled_death(running, process.info, *how, self.clock)
         self.store.claim(process.info.id, 0, 0.0, [SignedWriter(self._seal).settlement(verdict, failed)])
+        drop_leftovers(self.store, verdict)
         if verdict.final and not self.options.keep_going:
             self._end_at_failure()
         self._report(f"{running.name} {running.lease.key[:8]} in worker {process.info.id}: {failed.error}\n")

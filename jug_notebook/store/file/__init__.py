@@ -7,7 +7,7 @@
     orders/<process>.<time>  what it is to do          output/<process>.log  what it printed
     sealing/           logs of ended writers, on their way into            sealed/  logs that replace many
     epoch              changes when claims are removed                     trash/   unreferenced blobs
-    news               whoever has written to a log touches it
+    news               whoever has written to a log touches it             scratch/  checkpoints and streams
 
 Each process appends events to a log of its own and reads those of all others. Compaction moves the logs of ended
 writers from ``log`` to ``sealing`` and replaces them by one in ``sealed``; a reader that looks in that order misses
@@ -59,6 +59,7 @@ from jug_notebook.store.file.folders import (
 from jug_notebook.store.file.heartbeats import Heartbeats
 from jug_notebook.store.file.journal import SETTLING, Vanished, Writer, size_of
 from jug_notebook.store.file.logs import LOOKS, Logs, writer_has_ended
+from jug_notebook.store.file.scratch import FileScratch
 from jug_notebook.store.file.watching import GRAIN, IN_CREATE, IN_MODIFY, IN_MOVED_TO, FileWatcher, News
 from jug_notebook.store.sealing import EventSeal, event_seal
 
@@ -148,6 +149,7 @@ class FileStore(EventLogStore):
         self._checked: Stamp | None = None  # of store.json, when `renew` last read it
         self._claims = Claims(self._root, self._seal)
         self._heartbeats = Heartbeats(self._root, clock, lambda: self._seal)
+        self.scratch = FileScratch(self._root / "scratch")
         self.inventory = self._blobs = Blobs(self._root, self.display_url, Proofs(self.id))
         self._epoch = b""
         self._serving = False  #: does a supervisor use it, which comes to `watch` in a moment?

@@ -323,7 +323,8 @@ class Blobs:
                         size += found.st_size
         if not dry_run:
             remove_older(self.trash, now - TRASH_KEPT)
-            remove_older(self._folder, now - UNFINISHED, hidden=True)
+            for folder in (self._folder, self._root / "scratch"):
+                remove_older(folder, now - UNFINISHED, hidden=True)
         return blobs, size
 
     def _parts(self) -> list[str]:

@@ -31,6 +31,7 @@ from jug_notebook.store.sealing import EventSeal
 FORMAT = 2
 _FOLDERS = (
     "log", "sealing", "sealed", "claims", "owners", "blobs", "trash", "workers", "workers/gone", "orders", "output",
+    "scratch",
 )  # fmt: skip
 
 

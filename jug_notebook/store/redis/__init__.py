@@ -8,6 +8,7 @@ Besides the log, the server keeps of each project:
     returned        exists while nothing is claimed, because the server was restarted and may have lost something
     orders:W log:W  of a process: its orders, what it printed
     blobs sizes v:A c:A:N bin   blobs, by last use; swept ones that may come back, by expiry
+    scratch s:NAME              checkpoints and streams: their sizes, their pieces
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ from jug_notebook.scheduler.state import SchedulerState
 from jug_notebook.scheduler.views import snapshot
 from jug_notebook.store.event_log import EventLogStore, Wanted, Won
 from jug_notebook.store.once import NotNow
-from jug_notebook.store.redis.blobs import Blobs
+from jug_notebook.store.redis.blobs import Blobs, RedisScratch
 from jug_notebook.store.redis.connection import NOTHING, Command, Connection, number_of, understood
 from jug_notebook.store.redis.frames import PLACE, places_in
 from jug_notebook.store.redis.log import Log
@@ -108,6 +109,7 @@ class RedisStore(EventLogStore):
         self.read_only = "" if self._log.seal is None else self._log.seal.read_only
         self._announced = False  # whether the script that claimed has appended what was won
         self.inventory = self._blobs = Blobs(self._connection)
+        self.scratch = RedisScratch(self._connection)
         self._fetched: dict[Place, bytes] = {}  # bodies that came with a claim
         self._doubtful: list[tuple[WorkerId, Offer]] = []  # claims whose reply was lost
         self._next_check = 0.0

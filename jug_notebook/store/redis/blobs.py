@@ -1,4 +1,4 @@
-"""Blobs in a Redis server.
+"""Blobs in a Redis server, and what tasks leave there until they end.
 
 Large ones are in chunks, so that neither side ever holds several copies. A blob expires after a day unless a task or an
 outcome is written that may name it, so the blobs of a worker that died before it settled disappear by themselves.
@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import mmap
 import re
-from collections.abc import Collection, Container, Iterable, Iterator
+from collections.abc import Collection, Container, Iterable, Iterator, Sequence
+from contextlib import suppress
+from uuid import uuid4
 
 from jug_notebook import system
-from jug_notebook.errors import ValueLost
+from jug_notebook.errors import StoreError, ValueLost
 from jug_notebook.model import Address
 from jug_notebook.store import Condition, addresses_in
 from jug_notebook.store.redis.connection import Connection, understood
+from jug_notebook.store.scratch import Record
 
 CHUNK = 16 << 20  #: bytes of a chunk
 AT_ONCE = 1 << 16  #: a blob up to this size is sent without asking first whether the server has it
@@ -181,3 +184,45 @@ def _chunks(pieces: list[memoryview]) -> Iterator[bytes | memoryview]:
                 rest, held = [], 0
     if rest:
         yield rest[0] if len(rest) == 1 else b"".join(rest)
+
+
+class RedisScratch:
+    """Records in a server: a list of pieces each, a large one in chunks; a hash has their sizes."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def put(self, name: str, piece: bytes | memoryview) -> None:
+        key, aside = self._connection.key, self._connection.key(f"s:{uuid4().hex}")
+        try:
+            for chunk in _chunks([memoryview(piece)]):
+                self._connection.command("RPUSH", aside, chunk)
+            named = ("HSET", key("scratch"), name, len(piece))
+            self._connection.pipeline([("EXPIRE", aside, TEMPORARY), named])
+            self._connection.pipeline([("PERSIST", aside), ("RENAME", aside, key(f"s:{name}"))])
+        except BaseException:
+            with suppress(StoreError), self._connection.impatiently():
+                self._connection.command("UNLINK", aside)
+            raise
+
+    def append(self, name: str, piece: bytes | memoryview) -> None:
+        key = self._connection.key
+        self._connection.pipeline([("HINCRBY", key("scratch"), name, len(piece)), ("RPUSH", key(f"s:{name}"), piece)])
+
+    @understood
+    def read(self, name: str, position: int = 0) -> tuple[Sequence[bytes | memoryview], int]:
+        pieces: list[bytes] = self._connection.command("LRANGE", self._connection.key(f"s:{name}"), position, -1)
+        return pieces, position + len(pieces)
+
+    @understood
+    def records(self, prefix: str = "") -> list[Record]:
+        found = self._connection.command("HGETALL", self._connection.key("scratch"))
+        named = zip((name.decode(errors="replace") for name in found[::2]), found[1::2], strict=True)
+        return [Record(name, int(size)) for name, size in named if name.startswith(prefix)]
+
+    def drop(self, names: Iterable[str]) -> None:
+        key = self._connection.key
+        for part in system.batched(list(names)):
+            self._connection.pipeline(
+                [("UNLINK", *(key(f"s:{name}") for name in part)), ("HDEL", key("scratch"), *part)]
+            )

@@ -1,0 +1,191 @@
+"""What tasks leave in the store while they run: a worker's side of checkpoints, and of generators' streams."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+from blake3 import blake3
+
+from jug_notebook import codec
+from jug_notebook.errors import SignatureError, StoreError
+from jug_notebook.model import Key, Lease, Verdict, WorkerInfo
+from jug_notebook.store import Store
+from jug_notebook.store.scratch import Piece, name_of
+from jug_notebook.store.sealing import Seal
+from jug_notebook.worker.status import SharedStatus
+
+EVERY = 0.2  #: seconds between two pieces of a stream
+SHARE = 10  #: times as long as a piece took to be made until the next one is
+PATIENCE = 10.0  #: seconds for which a task waits until what it saved before is written
+
+Patiently = Callable[[Callable[[], Any]], Any]
+
+
+class Leftovers:
+    """What the tasks of one worker leave, one after the other. One that leaves nothing pays next to nothing for it."""
+
+    def __init__(self, store: Store, seal: Seal, me: WorkerInfo, status: SharedStatus, patiently: Patiently) -> None:
+        self.store, self.seal, self.me, self.status, self.patiently = store, seal, me, status, patiently
+        self._attempt: Attempt | None = None
+        self._lease: Lease | None = None
+        self._items: list[Any] | None = None
+        self._due = 0.0
+        self._spent: list[tuple[Key, str]] = []  #: tasks that have ended, and the name of what is left of each
+
+    def begin(self, lease: Lease, since: float) -> None:
+        """A task's function is called next; ``since`` is when it began, on the monotonic clock."""
+        self._lease, self._items, self._due = lease, None, since + EVERY
+
+    def attempt(self) -> Attempt | None:
+        """Return what keeps the leftovers of the task that runs; None where none does, or this is a forked copy."""
+        if self._lease is None or os.getpid() != self.me.pid:
+            return None
+        if self._attempt is None:
+            self._attempt = Attempt(self, self._lease)
+        return self._attempt
+
+    def grown(self, items: list[Any]) -> None:
+        """A generator has yielded: see that what it has yielded so far gets to readers."""
+        self._items = items
+        if time.monotonic() >= self._due and (attempt := self.attempt()) is not None:
+            took = attempt.stream(items)
+            self._due = time.monotonic() + max(EVERY, SHARE * took)
+
+    def end(self, verdict: Verdict | None = None) -> None:
+        """The task has ended with this verdict, or was given back: what it left is of use to its next attempt only."""
+        lease, items = self._lease, self._items
+        self._lease = self._items = None
+        if lease is None:
+            return
+        ended = verdict is not None and verdict.final
+        failed = ended and verdict is not None and not verdict.finished
+        attempt, self._attempt = self._attempt, None
+        if failed and items:  # readers get what it yielded before it failed
+            attempt = attempt or Attempt(self, lease)
+            attempt.flush()
+            attempt.stream(items)
+        if attempt is not None and not (ended and not failed):
+            attempt.flush()
+        if ended and (attempt is not None or lease.attempt > 1):
+            self._spent.append((lease.key, name_of(lease, f"{lease.attempt}.stream") if failed else ""))
+
+    def lost(self, lease: Lease) -> None:
+        """A task has failed for good without being tried again."""
+        self._spent.append((lease.key, ""))
+
+    def sweep(self) -> None:
+        """Remove what tasks left that are settled now. What remains where that fails, the next cleanup removes."""
+        if not self._spent:
+            return
+        spent, self._spent = self._spent, []
+        with suppress(StoreError):
+            self.store.sync()  # what a settled task left is removed only once that is sure
+            for key, but in spent:
+                _drop(self.store, key, but)
+
+
+def drop_leftovers(store: Store, verdict: Verdict) -> None:
+    """Remove what a task has left whose worker has died, if that settles it. Else the next cleanup does."""
+    if verdict.final:
+        with suppress(StoreError):
+            _drop(store, verdict.key, "")
+
+
+def _drop(store: Store, key: Key, but: str) -> None:
+    store.scratch.drop([record.name for record in store.scratch.records(f"{key}.") if record.name != but])
+
+
+class Attempt:
+    """The leftovers of one attempt at a task: written beside it, one piece at a time."""
+
+    def __init__(self, worker: Leftovers, lease: Lease) -> None:
+        self._worker, self._lease = worker, lease
+        self._sent: int | None = 0  #: items of a stream; None: no more are
+        self._writing: threading.Thread | None = None
+        self._refused = False
+
+    def save(self, name: str, value: Any) -> bool:
+        """See `Keeper.save`."""
+        data = codec.pack(value, "the checkpoint")
+        if not self._written():
+            return False
+        self._write(partial(self._put, name, data))
+        return True
+
+    def _put(self, name: str, data: bytes) -> None:
+        where, sealed = self._record(name), self._seal("checkpoint", data)
+        self._worker.store.scratch.put(where, sealed)
+        self._worker.status.saved(time.time(), len(sealed))
+
+    def load(self, name: str) -> Any:
+        """See `Keeper.load`. What is damaged, unsigned or can't be loaded here counts as none; the log names it."""
+        self.flush()
+        read = partial(self._worker.store.scratch.read, self._record(name))
+        pieces: Sequence[Piece] = self._worker.patiently(read)[0]
+        if not pieces:
+            raise KeyError(name)
+        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        lease = self._lease
+        try:
+            return codec.unpack(self._worker.seal.open("checkpoint", lease.key, lease.round, lease.inputs, data))
+        except SignatureError as error:
+            self._log(f"{error}. The task begins anew")
+        except Exception as error:  # its class may have changed, or refuse
+            what = f"{type(error).__name__}: {str(error).partition(chr(10))[0][:200]}"
+            self._log(f"the checkpoint of task {lease.key[:12]} can't be loaded, so it begins anew: {what}")
+        raise KeyError(name)
+
+    def flush(self) -> None:
+        """Wait until what was saved is written."""
+        if self._writing is not None:
+            self._writing.join()
+
+    def stream(self, items: list[Any]) -> float:
+        """Append the items that weren't yet to the stream, unless the last piece isn't written. Return the seconds."""
+        began, sent = time.monotonic(), self._sent
+        if sent is not None and len(items) > sent and self._written(0.0):
+            try:
+                data = self._seal("stream", codec.pack((self._lease.attempt, sent, items[sent:]), "a value"))
+            except Exception:  # the task's result can't be stored either, and that says why
+                self._sent = None
+            else:
+                self._sent = len(items)
+                name = name_of(self._lease, f"{self._lease.attempt}.stream")
+                self._write(partial(self._worker.store.scratch.append, name, data))
+        return time.monotonic() - began
+
+    def _record(self, name: str) -> str:
+        return name_of(self._lease, f"{blake3(name.encode()).hexdigest(length=8)}.checkpoint")
+
+    def _seal(self, kind: str, data: bytes) -> bytes:
+        lease = self._lease
+        return self._worker.seal.seal(kind, lease.key, lease.round, lease.inputs, data)
+
+    def _written(self, patience: float = PATIENCE) -> bool:
+        """Return whether what was to be written before is, at the latest after these seconds."""
+        if self._writing is not None:
+            self._writing.join(patience)
+        return self._writing is None or not self._writing.is_alive()
+
+    def _write(self, act: Callable[[], None]) -> None:
+        self._writing = threading.Thread(target=self._carry_out, args=(act,), name="jug-checkpoint", daemon=True)
+        self._writing.start()
+
+    def _carry_out(self, act: Callable[[], None]) -> None:
+        try:
+            act()
+        except StoreError as error:
+            self._sent = None  # a stream has no gaps
+            if not self._refused:
+                self._refused = True
+                self._log(f"task {self._lease.key[:12]} goes on though a checkpoint could not be written: {error}")
+
+    def _log(self, line: str) -> None:
+        with suppress(StoreError):
+            self._worker.store.notice(self._worker.me.id, f"{line}\n")
