@@ -140,8 +140,7 @@ class FileStore(EventLogStore):
         self._watcher = FileWatcher(
             {"log": (self.folder / "log", IN_MODIFY | IN_CREATE), "orders": (self.folder / "orders", IN_MOVED_TO)}
         )
-        self._next_scan = 0.0
-        self._next_poll = 0.0
+        self._next_scan = self._next_poll = 0.0
         self._pause = SLOW
         self._news = News(self._root / "news", clock)
         self._next_whole = 0.0

@@ -326,8 +326,7 @@ class RedisStore(EventLogStore):
         if log.uncounted and settled and len(self._scheduler.tasks) > MANY:
             log.uncounted, data = False, msgspec.msgpack.encode(self._scheduler.counts.rows())
             rows = with_mac(log.seal, "counts", self.id, number_of(log.last)[0], data)
-            counts = "HSET", self._connection.key("counts"), "upto", log.last, "rows", rows
-            self._connection.run("full", *counts)
+            self._connection.run("full", "HSET", self._connection.key("counts"), "upto", log.last, "rows", rows)
 
     def log_faults(self) -> Sequence[str]:
         return [*super().log_faults(), *self._log.reader.notes]
