@@ -70,25 +70,19 @@ def name_of(function: Callable[..., Any]) -> str:
     return name if module in (None, "builtins") or module in scripts else f"{module}.{name}"
 
 
-def run_to_end(
-    function: Callable[..., Any],
-    args: Sequence[Any],
-    kwargs: Mapping[str, Any],
-    grown: Callable[[list[Any]], None] | None = None,
-) -> Any:
+def run_to_end(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     """Call a function; return what an async one comes to, and the list of what a generator yields.
 
-    ``grown`` is called with that list each time it has grown. A generator that a plain function returns stays one:
-    whether it should be read is for the function to say.
+    A generator that a plain function returns stays one: whether it should be read is for the function to say.
     """
     value = function(*args, **kwargs)
     if type(value) not in _LAZY:
         return value
     if inspect.isgenerator(value):
-        return _listed(value, grown) if _is(inspect.isgeneratorfunction, function) else value
+        return list(value) if _is(inspect.isgeneratorfunction, function) else value
     if inspect.iscoroutine(value) and _is(inspect.iscoroutinefunction, function):
         return _awaited(value)
-    return _awaited(_listed_later(value, grown)) if _is(inspect.isasyncgenfunction, function) else value
+    return _awaited(_listed(value)) if _is(inspect.isasyncgenfunction, function) else value
 
 
 def _is(kind: Callable[[Any], bool], function: Any) -> bool:
@@ -96,23 +90,8 @@ def _is(kind: Callable[[Any], bool], function: Any) -> bool:
     return kind(inspect.unwrap(function)) or kind(getattr(function, "__call__", None))  # noqa: B004
 
 
-def _listed(values: Iterable[Any], grown: Callable[[list[Any]], None] | None) -> list[Any]:
-    if grown is None:
-        return list(values)
-    items: list[Any] = []
-    for value in values:
-        items.append(value)
-        grown(items)
-    return items
-
-
-async def _listed_later(values: AsyncIterable[Any], grown: Callable[[list[Any]], None] | None) -> list[Any]:
-    items: list[Any] = []
-    async for value in values:
-        items.append(value)
-        if grown is not None:
-            grown(items)
-    return items
+async def _listed(values: AsyncIterable[Any]) -> list[Any]:
+    return [value async for value in values]
 
 
 def _awaited(coroutine: Coroutine[Any, Any, Any]) -> Any:

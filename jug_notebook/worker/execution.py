@@ -331,9 +331,8 @@ class TaskRunner:
             self._start(claim.tokens)
         attempt.stage = "raised"
         call = function.call
-        self.leftovers.begin(claim.lease, attempt.since)
-        grown = self.leftovers.grown
-        value = runner.call(call, args, kwargs) if runner is not None else run_to_end(call, args, kwargs, grown)
+        self.leftovers.begin(claim.lease)
+        value = runner.call(call, args, kwargs) if runner is not None else run_to_end(call, args, kwargs)
         if pins:
             check_pins(pins)  # it may have been the first to import a package that was installed anew meanwhile
         attempt.stage = "result"

@@ -1,4 +1,4 @@
-"""What tasks leave in the store while they run: a worker's side of checkpoints, and of generators' streams."""
+"""What tasks leave in the store while they run: a worker's side of checkpoints."""
 
 from __future__ import annotations
 
@@ -20,8 +20,6 @@ from jug_notebook.store.scratch import Piece, name_of
 from jug_notebook.store.sealing import Seal
 from jug_notebook.worker.status import SharedStatus
 
-EVERY = 0.2  #: seconds between two pieces of a stream
-SHARE = 10  #: times as long as a piece took to be made until the next one is
 PATIENCE = 10.0  #: seconds for which a task waits until what it saved before is written
 
 Patiently = Callable[[Callable[[], Any]], Any]
@@ -34,13 +32,11 @@ class Leftovers:
         self.store, self.seal, self.me, self.status, self.patiently = store, seal, me, status, patiently
         self._attempt: Attempt | None = None
         self._lease: Lease | None = None
-        self._items: list[Any] | None = None
-        self._due = 0.0
-        self._spent: list[tuple[Key, str]] = []  #: tasks that have ended, and the name of what is left of each
+        self._spent: list[Key] = []  #: tasks that have ended
 
-    def begin(self, lease: Lease, since: float) -> None:
-        """A task's function is called next; ``since`` is when it began, on the monotonic clock."""
-        self._lease, self._items, self._due = lease, None, since + EVERY
+    def begin(self, lease: Lease) -> None:
+        """A task's function is called next."""
+        self._lease = lease
 
     def attempt(self) -> Attempt | None:
         """Return what keeps the leftovers of the task that runs; None where none does, or this is a forked copy."""
@@ -50,34 +46,20 @@ class Leftovers:
             self._attempt = Attempt(self, self._lease)
         return self._attempt
 
-    def grown(self, items: list[Any]) -> None:
-        """A generator has yielded: see that what it has yielded so far gets to readers."""
-        self._items = items
-        if time.monotonic() >= self._due and (attempt := self.attempt()) is not None:
-            took = attempt.stream(items)
-            self._due = time.monotonic() + max(EVERY, SHARE * took)
-
     def end(self, verdict: Verdict | None = None) -> None:
         """The task has ended with this verdict, or was given back: what it left is of use to its next attempt only."""
-        lease, items = self._lease, self._items
-        self._lease = self._items = None
+        lease, self._lease = self._lease, None
         if lease is None:
             return
-        ended = verdict is not None and verdict.final
-        failed = ended and verdict is not None and not verdict.finished
         attempt, self._attempt = self._attempt, None
-        if failed and items:  # readers get what it yielded before it failed
-            attempt = attempt or Attempt(self, lease)
+        if attempt is not None:
             attempt.flush()
-            attempt.stream(items)
-        if attempt is not None and not (ended and not failed):
-            attempt.flush()
-        if ended and (attempt is not None or lease.attempt > 1):
-            self._spent.append((lease.key, name_of(lease, f"{lease.attempt}.stream") if failed else ""))
+        if verdict is not None and verdict.final and (attempt is not None or lease.attempt > 1):
+            self._spent.append(lease.key)
 
     def lost(self, lease: Lease) -> None:
         """A task has failed for good without being tried again."""
-        self._spent.append((lease.key, ""))
+        self._spent.append(lease.key)
 
     def sweep(self) -> None:
         """Remove what tasks left that are settled now. What remains where that fails, the next cleanup removes."""
@@ -86,19 +68,19 @@ class Leftovers:
         spent, self._spent = self._spent, []
         with suppress(StoreError):
             self.store.sync()  # what a settled task left is removed only once that is sure
-            for key, but in spent:
-                _drop(self.store, key, but)
+            for key in spent:
+                _drop(self.store, key)
 
 
 def drop_leftovers(store: Store, verdict: Verdict) -> None:
     """Remove what a task has left whose worker has died, if that settles it. Else the next cleanup does."""
     if verdict.final:
         with suppress(StoreError):
-            _drop(store, verdict.key, "")
+            _drop(store, verdict.key)
 
 
-def _drop(store: Store, key: Key, but: str) -> None:
-    store.scratch.drop([record.name for record in store.scratch.records(f"{key}.") if record.name != but])
+def _drop(store: Store, key: Key) -> None:
+    store.scratch.drop([record.name for record in store.scratch.records(f"{key}.")])
 
 
 class Attempt:
@@ -106,7 +88,6 @@ class Attempt:
 
     def __init__(self, worker: Leftovers, lease: Lease) -> None:
         self._worker, self._lease = worker, lease
-        self._sent: int | None = 0  #: items of a stream; None: no more are
         self._writing: threading.Thread | None = None
         self._refused = False
 
@@ -146,20 +127,6 @@ class Attempt:
         if self._writing is not None:
             self._writing.join()
 
-    def stream(self, items: list[Any]) -> float:
-        """Append the items that weren't yet to the stream, unless the last piece isn't written. Return the seconds."""
-        began, sent = time.monotonic(), self._sent
-        if sent is not None and len(items) > sent and self._written(0.0):
-            try:
-                data = self._seal("stream", codec.pack((self._lease.attempt, sent, items[sent:]), "a value"))
-            except Exception:  # the task's result can't be stored either, and that says why
-                self._sent = None
-            else:
-                self._sent = len(items)
-                name = name_of(self._lease, f"{self._lease.attempt}.stream")
-                self._write(partial(self._worker.store.scratch.append, name, data))
-        return time.monotonic() - began
-
     def _record(self, name: str) -> str:
         return name_of(self._lease, f"{blake3(name.encode()).hexdigest(length=8)}.checkpoint")
 
@@ -181,7 +148,6 @@ class Attempt:
         try:
             act()
         except StoreError as error:
-            self._sent = None  # a stream has no gaps
             if not self._refused:
                 self._refused = True
                 self._log(f"task {self._lease.key[:12]} goes on though a checkpoint could not be written: {error}")

@@ -1,4 +1,4 @@
-"""What tasks leave until they end: checkpoints that outlive kills, and streams of what generators yield."""
+"""What tasks leave until they end: checkpoints that outlive kills."""
 
 from __future__ import annotations
 
