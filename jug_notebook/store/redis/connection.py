@@ -364,9 +364,7 @@ class Connection:
     def remember(self, command: Command) -> None:
         """Remember a write for a while, to repeat it if the server loses it in a crash."""
         _, script, _, _, *arguments = command
-        packed = bytes(
-            memoryview(_encode(arguments))
-        )  # a copy: what an encoder returns has up to half as much behind it
+        packed = bytes(memoryview(_encode(arguments)))  # a copy, without the spare space that an encoder leaves
         now = self._clock.monotonic()
         with self._lock:
             self._remembered.append((now, script, packed))
