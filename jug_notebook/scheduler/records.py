@@ -124,7 +124,7 @@ REUSED = len(STATES)  # in counts alone: finished, by another task's run;
 KEPT = REUSED + 1  # finished, and no longer requested: of an earlier version
 
 _PLACE = 96  # bits of a place
-_SPEC = (1 << _PLACE) - 1
+NO_NUMBER = _SPEC = (1 << _PLACE) - 1  #: of a location, all but the number
 
 
 @dataclass(slots=True, eq=False)

@@ -69,7 +69,7 @@ class Reuse:
         self._runs: dict[bytes, tuple[TaskRecord, ...]] = {}
         self._peers: dict[bytes, set[TaskRecord]] = {}
         self._bars: dict[bytes, set[TaskRecord]] = {}
-        self._dropped: dict[TaskRecord, set[bytes]] = {}
+        self.dropped: dict[TaskRecord, set[bytes]] = {}  #: inputs on which the user found a reused value wrong
         self._forms, self._pairs = _Sieve(), _Sieve()  # that ran, and on whose values they did
         self._accepted: dict[Key, Standing] = {}
         self._accepted_for: dict[Key, set[Key]] = {}
@@ -78,7 +78,7 @@ class Reuse:
 
     def submitted(self, task: TaskRecord) -> None:
         """A task was submitted whose invalidation was applied before."""
-        if task in self._dropped:
+        if task in self.dropped:
             self._bar(task)
 
     def settled(self, task: TaskRecord) -> None:
@@ -107,10 +107,6 @@ class Reuse:
         elif peers is not None:
             del self._peers[name]
 
-    def is_bound(self, task: TaskRecord) -> bool:
-        """Return whether something is remembered of the record of a task that needs nothing."""
-        return task in self._dropped
-
     def may_serve(self, task: TaskRecord, need: TaskRecord) -> bool:
         """Return False if no run can give a value to the task once this need has one, or if that is most unlikely.
 
@@ -135,7 +131,7 @@ class Reuse:
         if standing is not None and standing.counter <= counter:
             del self._accepted[task.key]
         names = {task.form + verdict.inputs for verdict, _, _ in task.outcomes}
-        names |= {task.form + inputs for inputs in self._dropped.pop(task, ())}
+        names |= {task.form + inputs for inputs in self.dropped.pop(task, ())}
         if task.inputs is not None:
             names.add(task.form + task.inputs)
         for name in names:
@@ -159,15 +155,15 @@ class Reuse:
     def invalidated(self, task: TaskRecord, why: Why, inputs: bytes, known: bool) -> None:
         """Outcomes of a task are void. ``inputs``: those on which it reused a value, empty if it had its own."""
         if inputs and why is Why.DIRECT:
-            self._dropped.setdefault(task, set()).add(inputs)
+            self.dropped.setdefault(task, set()).add(inputs)
         self._wake_accepting(task)
-        if known and why is not Why.RETRY and (task.needs or task in self._dropped):
+        if known and why is not Why.RETRY and (task.needs or task in self.dropped):
             self._bar(task)
 
     def _bar(self, task: TaskRecord) -> None:
         """Bar others from this task's runs so far and, where the user found them wrong, from equal runs."""
         wrong = {verdict.inputs for verdict, _, _ in task.outcomes if verdict.digest and verdict.round <= task.direct}
-        wrong |= self._dropped.get(task, set())
+        wrong |= self.dropped.get(task, set())
         for inputs in wrong:
             self._bars.setdefault(task.form + inputs, set()).add(task)
         for inputs in wrong | {verdict.inputs for verdict, _, _ in task.outcomes if verdict.digest}:

@@ -75,7 +75,7 @@ from jug_notebook.scheduler.records import (
 from jug_notebook.scheduler.reuse import Reuse, may_be_reused
 from jug_notebook.scheduler.table import TaskTable, by_number
 
-TOGETHER = 500  #: finished tasks that are packed at once
+TOGETHER = 2000  #: finished tasks that are packed at once
 _ALL = Target()
 _FAILING = frozenset((FAILED, BLOCKED))
 
@@ -405,7 +405,7 @@ class SchedulerState:
         self.queue.clean(stale)
         if self.queue.later or len(self.tasks.ended) >= TOGETHER:
             self.tasks.ended += sorted(self.queue.later, key=by_number)
-            self.tasks.pack(self.reuse.is_bound)
+            self.tasks.pack(self.reuse.dropped)
             self.queue.keep_later()
 
     def _derive(self, task: TaskRecord) -> tuple[int, bytes]:

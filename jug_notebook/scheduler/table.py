@@ -8,7 +8,7 @@ Rows are kept in buckets, by the first bytes of their keys, in which a key is se
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Container, Iterator, Mapping, Sequence
 from heapq import heappush, merge
 from struct import Struct
 from typing import Any, NamedTuple, TypeVar, overload
@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, TypeVar, overload
 from jug_notebook.model import NO_INPUTS, Key, Origin, State
 from jug_notebook.scheduler.records import (
     FINISHED,
+    NO_NUMBER,
     READY,
     STATES,
     UNKNOWN,
@@ -46,13 +47,8 @@ class Kind(NamedTuple):
     requests: tuple[tuple[Origin, int, bool], ...]
     notebooks: tuple[str, ...]
     marks: tuple[int, int]
-    counted_as: int
+    counted_as: int  #: which says also whether it is ready or finished
     wanted: bool
-
-    @property
-    def state(self) -> int:
-        """Whether it is ready or finished."""
-        return READY if self.counted_as == READY else FINISHED
 
 
 class TaskTable(Mapping[Key, TaskRecord]):
@@ -62,9 +58,9 @@ class TaskTable(Mapping[Key, TaskRecord]):
         self.live: dict[Key, TaskRecord] = {}  #: those that are not packed
         self.ended: list[TaskRecord] = []  #: those of them that may be packed
         self._most = 0  # that were live since the dictionary was made
-        self._buckets = [bytearray() for _ in range(64)]
+        self._buckets = [bytearray() for _ in range(512)]
         self._packed = 0
-        self._kinds: list[tuple[Kind, list[int] | None]] = []  # with the row in which they are counted
+        self._kinds: list[tuple[Kind, int, list[int] | None]] = []  # with the state, and the row of counts
         self._numbers: dict[Kind, int] = {}
         self._shared: dict[int, tuple[tuple[Origin, int, bool], ...]] = {}  # by kind: the requests made last
 
@@ -104,7 +100,7 @@ class TaskTable(Mapping[Key, TaskRecord]):
     def state(self, key: Key) -> State | None:
         """Return the state of a packed task; None if it isn't one."""
         found = self._find(key)
-        return None if found is None else STATES[self._kinds[_ROW.unpack_from(*found)[2]][0].state]
+        return None if found is None else STATES[self._kinds[_ROW.unpack_from(*found)[2]][1]]
 
     def __len__(self) -> int:
         return len(self.live) + self._packed
@@ -124,16 +120,21 @@ class TaskTable(Mapping[Key, TaskRecord]):
             raw = bytes.fromhex(key)
         except ValueError:
             return None
+        bucket, at = self._search(raw)
+        return None if at < 0 or raw.hex() != key else (bucket, at)
+
+    def _search(self, raw: bytes) -> tuple[bytearray, int]:
+        """Return a bucket, and where in it the row with that key begins; less than 0 if there is none."""
         bucket = self._buckets[_PREFIX(raw)[0] & len(self._buckets) - 1]
         at = bucket.find(raw)
         while at >= 0 and at % _WIDTH != _KEY:
             at = bucket.find(raw, at + 1)
-        return None if at < 0 or raw.hex() != key else (bucket, at - _KEY)
+        return bucket, at - _KEY
 
     # -- packing -------------------------------------------------------------------------------------------------------
 
-    def pack(self, is_bound: Callable[[TaskRecord], bool]) -> None:
-        """Pack those of `ended` that can be, but what ``is_bound``: its record is referred to elsewhere.
+    def pack(self, bound: Container[TaskRecord]) -> None:
+        """Pack those of `ended` that can be, but what is ``bound``: its record is referred to elsewhere.
 
         To be called when each task's state follows from all that is known.
         """
@@ -141,9 +142,9 @@ class TaskTable(Mapping[Key, TaskRecord]):
         self.ended = []
         self._most = max(self._most, len(live))
         if self._packed + len(ended) > _FULL * number:
-            self._spread(2 * number)
+            self._spread(4 * number)
         buckets, mask = self._buckets, len(self._buckets) - 1
-        row, last, code = _ROW.pack, None, 0
+        row, last, code, packed = _ROW.pack, None, 0, 0
         for task in ended:
             record, requests, key = task.records, task.requests, task.key
             if (
@@ -153,25 +154,26 @@ class TaskTable(Mapping[Key, TaskRecord]):
                 or task.reused_from is not None
                 or len(record) > _LONGEST
                 or live.get(key) is not task
-                or is_bound(task)
+                or (bound and task in bound)
                 or (raw := _raw(key)) is None
             ):
                 continue
             counter = requests[0][1] if len(requests) == 1 else 0
-            if max(counter, task.since) >= _COUNTERS:
+            if counter >= _COUNTERS or task.since >= _COUNTERS:
                 continue
             common = task.queue, requests, task.notebooks, task.marks, task.counted_as, task.wanted
             if common != last:
                 last, code = common, self._number(task)
             data = row(task.location.to_bytes(_KEY, "big"), raw, code, counter, task.since, record)
             buckets[_PREFIX(raw)[0] & mask] += data
-            self._packed += 1
+            packed += 1
             if task.state == READY:
                 _add(task.queue, data[:_NUMBER] + raw)
             del live[key]
             # who still has the record finds nothing to do with it, nor does a queue, for its number is another
             task.state, task.requests, task.wanted, task.counted_in = UNKNOWN, (), False, None
-            task.locate(0, task.spec)
+            task.location &= NO_NUMBER
+        self._packed += packed
         if self._most > 4 * len(live) + 1000:  # a dictionary doesn't shrink
             self.live, self._most = dict(live), len(live)
 
@@ -183,7 +185,7 @@ class TaskTable(Mapping[Key, TaskRecord]):
         kind = Kind(task.queue, origin, requests, task.notebooks, task.marks, task.counted_as, task.wanted)
         number = self._numbers.setdefault(kind, len(self._kinds))
         if number == len(self._kinds):
-            self._kinds.append((kind, task.counted_in))
+            self._kinds.append((kind, task.state, task.counted_in))
         return number
 
     def _spread(self, number: int) -> None:
@@ -197,9 +199,9 @@ class TaskTable(Mapping[Key, TaskRecord]):
     def _unpack(self, key: Key) -> TaskRecord | None:
         """Return the record of a packed task, which is no longer packed, until the next time."""
         found = self._find(key)
-        if found is None:
-            return None
-        bucket, at = found
+        return None if found is None else self._take_out(*found)
+
+    def _take_out(self, bucket: bytearray, at: int) -> TaskRecord:
         task = self._record(bytes(bucket[at : at + _WIDTH]))
         del bucket[at : at + _WIDTH]
         self._packed -= 1
@@ -220,20 +222,20 @@ class TaskTable(Mapping[Key, TaskRecord]):
         """Put the first chunk of a backlog into the heap; what became of a task meanwhile is known elsewhere."""
         chunk = queue.backlog.popleft()
         for at in range(0, len(chunk), _ENTRY):
-            key = chunk[at + _NUMBER : at + _ENTRY].hex()
-            if (found := self._find(key)) is not None and found[0].startswith(chunk[at : at + _NUMBER], found[1]):
-                self._unpack(key)
+            bucket, start = self._search(chunk[at + _NUMBER : at + _ENTRY])
+            if start >= 0 and bucket.startswith(chunk[at : at + _NUMBER], start):
+                self._take_out(bucket, start)
 
     def _record(self, row: bytes) -> TaskRecord:
         location, key, code, counter, since, record = _ROW.unpack(row)
-        kind, counted_in = self._kinds[code]
+        kind, state, counted_in = self._kinds[code]
         requests = kind.requests
         if kind.origin is not None:
             requests = self._shared.get(code, ())
             if not requests or requests[0][1] != counter:
                 requests = self._shared[code] = ((kind.origin, counter, True),)
         return TaskRecord(
-            key.hex(), kind.state, kind.queue, (), (), b"", since, int.from_bytes(location, "big"), round_of(record),
+            key.hex(), state, kind.queue, (), (), b"", since, int.from_bytes(location, "big"), round_of(record),
             NO_INPUTS, 0, 0, record, record, None, kind.marks, None, requests, 0, kind.wanted, False, kind.notebooks,
             counted_in, kind.counted_as,
         )  # fmt: skip

@@ -71,7 +71,7 @@ def model_in(folder: str) -> Store:
     """A store in memory that packs nothing."""
     store = open_store(f"memory:{folder}")
     assert isinstance(store, EventLogStore)
-    pytest.MonkeyPatch().setattr(store._scheduler.tasks, "pack", lambda is_bound: None)
+    pytest.MonkeyPatch().setattr(store._scheduler.tasks, "pack", lambda bound: None)
     return store
 
 
