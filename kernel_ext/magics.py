@@ -66,6 +66,7 @@ class Settings(Magics):
     store = Unicode("", help="the store to use: a folder or its URL (default: $JUG_STORE, else 'jugdata')").tag(
         config=True
     )
+    also = Unicode("", help="a mirror (s3://…) from which results come that the store lacks").tag(config=True)
     autostart = Int(0, help="workers to start when tasks are queued and none is running; 0: only print a hint").tag(
         config=True
     )
@@ -108,16 +109,16 @@ class JugMagics(Settings):
         #: returns the cells that the running one depends on, and itself, as plain Python; or why they aren't known
         self.cells_again: Callable[[], tuple[Sequence[key_check.Cell], str]] = lambda: ((), key_check.UNKNOWN)
         self._unshown: dict[str, str] = {}  # names of the cell tasks whose output is still to be shown, by key
-        self._opened: list[Session] = []
+        self._opened: dict[Session, None] = {}  # in order
         self.ready = True
 
     # -- the session ---------------------------------------------------------------------------------------------------
 
-    def connect(self, url: str, accept_new: bool = False) -> Session:
-        """Use the store at ``url``, for the rest of this cell too; ``accept_new``: see `connect`."""
-        session = connect(url, notebook=notebook_path(self.shell), headless=headless(self.shell), accept_new=accept_new)
-        if session not in self._opened:
-            self._opened.append(session)
+    def connect(self, url: str, accept_new: bool = False, also: str | None = None) -> Session:
+        """Use the store at ``url``, for the rest of this cell too; ``accept_new`` and ``also``: see `connect`."""
+        also, notebook = also or self.also or None, notebook_path(self.shell)
+        session = connect(url, notebook=notebook, headless=headless(self.shell), accept_new=accept_new, also=also)
+        self._opened[session] = None
         return session
 
     def adopt(self, session: Session) -> None:
@@ -173,7 +174,7 @@ class JugMagics(Settings):
         self.in_cell = True
         try:
             session = self.session
-            print(f"jug_notebook: {self._about(session)}; {START} starts workers")
+            print(f"jug_notebook: {_about(session, self.as_text)}; {START} starts workers")
             if missed := session.workers.unreported():
                 print(f"jug_notebook: {missed}")
         except (StoreError, OSError) as error:
@@ -187,13 +188,10 @@ class JugMagics(Settings):
             except (JugError, OSError) as error:
                 print(f"jug_notebook: {error}", file=sys.stderr)
 
-    def _about(self, session: Session) -> str:
-        return f"{label(session.display_url, session.folder, self.as_text)}, {plural(session.status(all=True).total)}"
-
-    @observe("store")
+    @observe("store", "also")
     def _store_changed(self, change: Any) -> None:
         if self.ready:
-            self.memory.store = ""
+            self.memory.store = "" if change.name == "store" else self.memory.store
             self._session = self.connect(self._url)
 
     @observe("wait_for_workers")
@@ -383,6 +381,7 @@ class JugMagics(Settings):
     @options()
     @option("url", nargs="?", help="a folder (made if it is new), redis://HOST/DB?project=NAME, or memory:")
     @option("--accept-new-store", action="store_true", help="even if another store was at that URL before")
+    @option("--also", metavar="URL", help="take results that it lacks from this mirror, from now on; none: no longer")
     def jug_store(self, line: str) -> None:
         """Use another store, or show which one is in use.
 
@@ -390,15 +389,16 @@ class JugMagics(Settings):
         %jug_store results            a folder, from the notebook's folder on
         %jug_store redis://host:6379/0?project=study      a project in a Redis server
         %jug_store memory:            for trying things out: it ends with the kernel
+        %jug_store jugdata --also s3://bucket/prefix      take what it lacks from there: see jug-notebook copy
 
         Tasks made from now on go there; handles of the previous store go on reading theirs.
         """
         asked = read(self.jug_store, line)
-        url = asked.url or (self._url if asked.accept_new_store else None)
+        url = asked.url or (self._url if asked.accept_new_store or asked.also else None)
         if url is not None:
-            self._session = self.connect(url, asked.accept_new_store)
+            self._session = self.connect(url, asked.accept_new_store, asked.also)
             self.memory.store = url
-        print(self._about(self.session))
+        print(_about(self.session, self.as_text))
 
     # -- what the other magics share -----------------------------------------------------------------------------------
 
@@ -509,6 +509,14 @@ def _introduced(made: Sequence[Any], plain: Sequence[str]) -> str:
     are += f", or {first.__name__}.map(…)"
     stay = f"; {', '.join(plain)} {'stays' if len(plain) == 1 else 'stay'} plain" if plain else ""
     return f"{names} {are}, then {START}; {first.__name__}.run({arguments}) runs here{stay}"
+
+
+def _about(session: Session, as_text: bool) -> str:
+    """Return which store a session uses, how many tasks it has, and where else it looks for results."""
+    also = session.access.store.also
+    more = "" if also is None else f"; {also.about}"
+    where = label(session.display_url, session.folder, as_text)
+    return f"{where}, {plural(session.status(all=True).total)}{more}"
 
 
 def _task_options(asked: argparse.Namespace) -> dict[str, Any]:

@@ -123,22 +123,26 @@ def _cleanup(session: Session, arguments: Arguments) -> int:
 
 
 def _add_copy(parser: Parser) -> None:
-    parser.add_argument("source", metavar="FROM", help="a store: a folder, or its URL")
-    parser.add_argument("to", metavar="TO", help="another store; made if it's new")
+    parser.add_argument("source", metavar="FROM", help="a store: a folder, or its URL; or a mirror")
+    parser.add_argument("to", metavar="TO", help="another store; made if it's new; or a mirror: s3://bucket/prefix …")
 
 
-@register("copy", "copy all of a store into another, of any kind", add=_add_copy)
+@register("copy", "copy all of a store into another, of any kind, or its results to a mirror", add=_add_copy)
 def _copy(arguments: Arguments) -> int:
-    from jug_notebook.session.maintenance import copy
-    from jug_notebook.store import accept_new_store
+    from jug_notebook.session.mirroring import copy, is_mirror
+    from jug_notebook.store import accept_new_store, keyring, mirror
 
     def progress(done: int, total: int) -> None:
         print(f"\r{done:,} of {total:,} tasks", end="\n" if done == total else "", file=sys.stderr, flush=True)
 
-    if arguments.accept_new_store:
-        accept_new_store(arguments.source)
-        accept_new_store(arguments.to)
-    print(copy(existing(arguments.source), arguments.to, progress if sys.stderr.isatty() else None))
+    ends = arguments.source, arguments.to
+    for url in ends if arguments.accept_new_store else ():
+        if is_mirror(url):
+            keyring.unpin(mirror.Mirror(url).pin)
+        else:
+            accept_new_store(url)
+    source = ends[0] if is_mirror(ends[0]) else existing(ends[0])
+    print(copy(source, ends[1], progress if sys.stderr.isatty() else None))
     return 0
 
 

@@ -292,6 +292,7 @@ class Run(Struct, frozen=True, array_like=True):
     read: int = 0  #: bytes, from files, pipes and the network
     written: int = 0  #: bytes
     environment: Address = ""  #: the blob with its `Environment`
+    copied_from: str = ""  #: the mirror from which the store has it; empty where it was run for the store itself
 
     @property
     def blobs(self) -> list[Address]:

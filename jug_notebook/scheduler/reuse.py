@@ -191,6 +191,10 @@ class Reuse:
         """Return whether a task could reuse another's run on these inputs."""
         return bool(task.needs) and self._source(task.form + inputs) is not None
 
+    def is_barred(self, form: bytes, inputs: bytes) -> bool:
+        """Return whether a user has found a run of this form on these inputs wrong."""
+        return inputs != NO_INPUTS and bool(self._bars.get(form + inputs))
+
     def run_for(self, task: TaskRecord) -> Outcome | None:
         """Return the run that a task without a value of its own reuses; None if there is none."""
         found = None

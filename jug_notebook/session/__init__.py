@@ -23,10 +23,11 @@ from jug_notebook.clock import CLOCK, Clock
 from jug_notebook.errors import ChangedInCell, NoSuchTask, StoreError, StoreGone, Unreachable
 from jug_notebook.keys import advice, modules
 from jug_notebook.model import BEAT, Key, State, Why
-from jug_notebook.session.access import announce, open_access, resolve_url, running_file
+from jug_notebook.session.access import announce, open_access, resolve_url, running_file, use_mirror
 from jug_notebook.session.calls import StoredCalls
 from jug_notebook.session.maintenance import Cleaned, Copied, clean
-from jug_notebook.session.maintenance import copy as copy_store
+from jug_notebook.session.mirroring import copy as copy_store
+from jug_notebook.session.mirroring import is_mirror
 from jug_notebook.session.queries import Queries
 from jug_notebook.session.rerun import Accepted, Accepting, Rerun
 from jug_notebook.session.results import Results
@@ -78,7 +79,7 @@ class Session:
     all processes that run this file count as one;
     ``headless``: `close` stops the workers that it started; ``read_only``: tasks get keys but are not submitted, and
     the session isn't listed in the store, as where only the store's reading key is here;
-    ``accept_new``: the URL may hold another store than before.
+    ``accept_new``: the URL may hold another store than before; ``also``: see `connect`.
     Raises StoreError where the store can't be opened or its key isn't known.
     """
 
@@ -95,10 +96,11 @@ class Session:
         read_only: bool = False,
         together: bool = False,
         accept_new: bool = False,
+        also: str | None = None,
     ) -> None:
         file, beside, lasting = running_file(notebook)
         self.folder = folder or beside
-        access = open_access(url, file, self.folder, shared, read_only, clock, accept_new)
+        access = open_access(url, file, self.folder, shared, read_only, clock, accept_new, also)
         self.read_only = read_only = access.read_only
         access.store.notify = functools.partial(print, file=sys.stderr, flush=True)
         self.access = access = access if read_only else announce(access, lasting=lasting, together=together)
@@ -376,6 +378,7 @@ def connect(
     notebook: str | Path | None = None,
     headless: bool = False,
     accept_new: bool = False,
+    also: str | None = None,
 ) -> Session:
     """Use the store at ``url``: a folder, made if it's new, ``redis://…`` or ``memory:``.
 
@@ -385,7 +388,10 @@ def connect(
     A relative folder is taken from the notebook's folder. Tasks made from now on go there; handles of another store go
     on reading theirs. Connecting twice returns the same session, unless the store was removed since: then a new store
     is made, with a warning. Where there is another store than before, that is refused, unless ``accept_new``.
-    Raises StoreError.
+
+    ``also``: a mirror, "s3://bucket/prefix" or another URL of fsspec's, to which `copy` has copied results. Those that
+    this store lacks are taken from there, with the key of the store that was copied. This account uses it for the store
+    from now on; "none" forgets it. Raises StoreError.
     """
     global _current
     path, folder, _ = running_file(notebook)
@@ -395,8 +401,9 @@ def connect(
         same = before.url_with_password() == absolute(resolve_url(url, folder)) and before.access.file == path
         if same and shared is None:
             before.workers.headless = before.workers.headless or headless
+            use_mirror(before.access.store, also, folder, accept_new)
             return _use(before)
-    _current = Session(url, notebook=notebook, headless=headless, shared=shared, accept_new=accept_new)
+    _current = Session(url, notebook=notebook, headless=headless, shared=shared, accept_new=accept_new, also=also)
     return _use(_current)
 
 
@@ -493,8 +500,9 @@ cleanup = _verb(Session.cleanup)
 def copy(src: str | Path | Session, dst: str | Path | Session) -> Copied:
     """Copy all of a store into another, of any kind; what is there already is not copied again.
 
-    Relative paths are taken from the notebook's folder. Return a `Copied`: how many tasks, results, failures, blobs
-    and bytes were copied. Raises StoreError.
+    To a mirror, "s3://bucket/prefix" or another URL of fsspec's, go the results, and from there into a store. Relative
+    paths are taken from the notebook's folder. Return a `Copied`: how many tasks, results, failures, blobs and bytes
+    were copied. Raises StoreError.
     """
     session = using()
     folder = Path.cwd() if session is None else session.folder
@@ -506,7 +514,7 @@ def copy(src: str | Path | Session, dst: str | Path | Session) -> Copied:
             end.submissions.flush()
             urls.append(end.url_with_password())
         else:
-            urls.append(resolve_url(end, folder))
+            urls.append(str(end) if is_mirror(str(end)) else resolve_url(end, folder))
     return copy_store(urls[0], urls[1])
 
 

@@ -17,7 +17,7 @@ from jug_notebook import system
 from jug_notebook.clock import Clock
 from jug_notebook.errors import StoreError
 from jug_notebook.model import Origin, Scope, Snapshot, WorkerInfo, names_a_run, run_name
-from jug_notebook.store import Store, accept_new_store, exists, lacks_room, open_store, split
+from jug_notebook.store import Store, accept_new_store, exists, keyring, lacks_room, mirror, open_store, split
 from jug_notebook.store.file.folders import join_shared, sharing_advice
 from jug_notebook.store.sealing import Seal
 from jug_notebook.store.signed import SignedReader, reading_seal, secret_of
@@ -90,11 +90,12 @@ class StoreAccess:
 
 
 def open_access(
-    url: str | Path, file: str, folder: Path, shared: str | None, read_only: bool, clock: Clock, accept_new: bool
-) -> StoreAccess:
+    url: str | Path, file: str, folder: Path, shared: str | None, read_only: bool, clock: Clock, accept_new: bool,
+    also: str | None = None,
+) -> StoreAccess:  # fmt: skip
     """Open the store at ``url`` (a relative path is taken from ``folder``). Raises StoreError.
 
-    ``accept_new``: even if it isn't the one that was there before.
+    ``accept_new``: even if it isn't the one that was there before; ``also``: see `use_mirror`.
     """
     if accept_new:
         accept_new_store(resolve_url(url, folder))
@@ -104,6 +105,11 @@ def open_access(
         if store.unverified:  # until the key came
             store.close()
             store = open_store(resolve_url(url, folder), clock)
+    try:
+        use_mirror(store, also, folder, accept_new)
+    except BaseException:
+        store.close()
+        raise
     seal = reading_seal(store) if store.read_only else Seal(_secret(store), store.id)
     signed = SignedReader(store, seal)
     process = system.me("session", clock)
@@ -111,6 +117,31 @@ def open_access(
         store, seal, signed, clock, process, system.user(), file, folder,
         read_only or bool(store.read_only), short_url(store, folder),
     )  # fmt: skip
+
+
+def use_mirror(store: Store, also: str | None, folder: Path, accept_new: bool) -> None:
+    """Have a store look for results in the mirror ``also`` from now on; "none": in none, None: as before.
+
+    A relative path is taken from ``folder``. Where the mirror can't be used now, a line says so. Raises StoreError
+    where it never can. ``accept_new``: even if it held another store's results before.
+    """
+    if also is None or store.unverified:
+        return
+    lasting = split(store.url)[0] != "memory"
+    if also in ("", mirror.NO_MIRROR):
+        mirror.detach(store)
+        if lasting:
+            keyring.keep_also(store.id, "")
+        return
+    url = also if "://" in also else f"file://{(folder / Path(also).expanduser()).absolute()}"
+    if store.also is not None and store.also.url == url and not accept_new:
+        return
+    found = mirror.attach(store, url)
+    if accept_new:
+        keyring.unpin(found.pin)
+    if lasting:
+        keyring.keep_also(store.id, url)
+    found.look()
 
 
 def unverified_picture(url: str, folder: Path) -> Snapshot | None:

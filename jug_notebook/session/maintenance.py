@@ -203,6 +203,7 @@ class Copied(msgspec.Struct, frozen=True):
     size: int = 0  #: bytes of blobs
     lost: int = 0  #: results of which the source has lost the value, so that they will be recomputed
     refused: int = 0  #: tasks and outcomes that aren't signed with the source's key
+    accepted: int = 0  #: results of other code, accepted by a user, which a mirror doesn't get
 
     def __str__(self) -> str:
         parts = [plural(self.new, "task")]
@@ -214,6 +215,8 @@ class Copied(msgspec.Struct, frozen=True):
             line += f"; {plural(there, 'task')} were there already" if there > 1 else "; 1 task was there already"
         if self.lost:
             line += f"; {plural(self.lost, 'value')} the source has lost: they will be recomputed"
+        if self.accepted:
+            line += f"; {plural(self.accepted, 'accepted result')} of other code left out"
         if self.refused:
             line += f"; {self.refused:,} not signed with the source's key, so left out"
         return line

@@ -138,6 +138,8 @@ class Queries:
                 sizes[crew.name] = max(count, sizes.get(crew.name, 0))
         starting = max(snapshot.starting, sum(sizes.values()))
         lines = [line for crew in {crew.name: crew for crew in crews}.values() for line in crew.notes]
+        also = self._store.also
+        lines += [also.note] if also is not None and also.note else []
         notes = (*snapshot.notes, *lines, *(line for crew in crews[-1:] for line in crew.failures))
         return msgspec.structs.replace(
             snapshot, store=self._access.display_url, kinds=kinds, starting=starting, notes=notes

@@ -32,6 +32,7 @@ from jug_notebook.model import (
 from jug_notebook.render import plural
 from jug_notebook.session.access import StoreAccess
 from jug_notebook.store import Store, addresses_in, lacks_room
+from jug_notebook.store.mirror import Bringing, Mirror
 from jug_notebook.store.signed import SignedWriter, template
 from jug_notebook.task import TaskFunction, definitions
 from jug_notebook.task.context import FunctionVersion, PendingTask
@@ -523,7 +524,14 @@ def _store_tasks(
         spec = Spec(key, version.template, needs, form, arguments, args_repr, origin, folder, made, call)
         rank = version.priority, python, version.resources
         submissions.append(Submission(key, version.name, needs, form, writer.spec(spec), *rank))
-    return access.store.submit(submissions, origin)
+    mirror = access.store.also
+    if not isinstance(mirror, Mirror):
+        return access.store.submit(submissions, origin)
+    bringing = Bringing(access.store, mirror, writer, access.user)
+    bringing.before({one.key: one.form for one in submissions})
+    report = access.store.submit(submissions, origin)
+    bringing.after()
+    return report
 
 
 @contextmanager

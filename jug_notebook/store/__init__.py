@@ -12,6 +12,7 @@ import errno
 import functools
 import importlib
 import importlib.util
+import os
 import re
 import sys
 import warnings
@@ -54,6 +55,21 @@ PATIENCE = 600.0  #: seconds
 SETTLING = 0.2  #: seconds within which who makes a store has pinned it
 
 
+class Elsewhere(Protocol):
+    """Where else a store finds results: see `mirror.Mirror`."""
+
+    url: str
+    display_url: str
+
+    @property
+    def note(self) -> str:
+        """Why it can't be used now, in a line; empty where it can."""
+
+    @property
+    def about(self) -> str:
+        """What it holds, in a few words."""
+
+
 class Store(Queries, Protocol):
     """The verbs of a store, beside `Queries`. Safe to use from several threads of one process."""
 
@@ -67,6 +83,7 @@ class Store(Queries, Protocol):
     patience: float = PATIENCE  #: seconds for which every verb waits for a server that is away, before Unreachable
     pause: float | None = None  #: after a `claim` that got nothing: seconds until a task may begin by time alone
     notify: Callable[[str], None] | None = None  #: gets a line, once, when a server has been away for some seconds
+    also: Elsewhere | None = None  #: the mirror that `get_blob` looks in, too
 
     @property
     @abstractmethod
@@ -351,6 +368,7 @@ def open_store(url: str | Path, clock: Clock = CLOCK, known: str = "") -> Store:
     store: Store = opener.open(rest, clock)
     if split(store.url)[0] == "memory":
         return store
+    _attach(store)
     new = keyring.just_made(store.id)
     try:
         if not known:
@@ -362,6 +380,15 @@ def open_store(url: str | Path, clock: Clock = CLOCK, known: str = "") -> Store:
         store.close()
         raise
     return store
+
+
+def _attach(store: Store) -> None:
+    """Let the store use the mirror that this account has chosen for it, or that $JUG_ALSO names."""
+    if not store.unverified and (url := os.environ.get("JUG_ALSO") or keyring.also(store.id)):
+        try:
+            importlib.import_module("jug_notebook.store.mirror").attach(store, url)
+        except StoreError as error:
+            warnings.warn(clean(f"{error}; going on without it"), stacklevel=3)
 
 
 def accept_new_store(url: str) -> None:
@@ -401,6 +428,15 @@ def exists(url: str) -> bool:
     return there
 
 
+def is_known(scheme: str) -> bool:
+    """Return whether there are stores of this kind."""
+    return importlib.util.find_spec(_module_of(scheme)) is not None
+
+
+def _module_of(scheme: str) -> str:
+    return _MODULES.get(scheme, f"jug_store_{re.sub('[^a-z0-9]', '_', scheme)}")
+
+
 def absolute(url: str) -> str:
     """Return the URL as an open store has it, so that URLs can be compared."""
     opener, rest = _opener(url)
@@ -418,12 +454,11 @@ def _opener(url: str) -> tuple[Any, str]:
     scheme, rest = split(url)
     if not rest and scheme != "memory":
         raise StoreError(f"{url!r} names no store; give a folder, as in 'jugdata'")
-    own = f"jug_store_{scheme.replace('+', '_')}"
-    name = _MODULES.get(scheme, own)
-    if importlib.util.find_spec(name) is None:
+    name = _module_of(scheme)
+    if not is_known(scheme):
         raise StoreError(
             f"{masked(url)!r}: there is no store of kind {scheme!r}; give a folder, redis://…, or 'memory:' (a store "
-            f"of your own is a module {own} on PYTHONPATH)"
+            f"of your own is a module {name} on PYTHONPATH; a bucket holds no store, but it can be a mirror: --also)"
         )
     module = importlib.import_module(name)
     return getattr(module, "SCHEMES", {}).get(scheme, module), rest

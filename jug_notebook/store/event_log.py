@@ -214,7 +214,7 @@ class EventLogStore(Store, ABC):
             again = [s for s in submissions if scheduler.state(s.key) is None]
             if again:  # forgotten by a cleanup meanwhile
                 self.submit(again, origin)
-            reused = sum(task.reused_from is not None for task in map(tasks.live.get, new) if task)  # finished at once
+            reused = sum(scheduler.state(key) is State.FINISHED for key in new)  # by a run that was there before
             finished += reused
             fresh = len(new) - reused
             return SubmitReport(new=fresh, known=len(submissions) - fresh - finished, finished=finished)

@@ -156,6 +156,31 @@ def just_made(store_id: str) -> bool:
     return new
 
 
+def also(store_id: str) -> str:
+    """Return the URL of the mirror that this user has chosen for a store; empty where there is none."""
+    try:
+        return _also_path(store_id).read_text()
+    except OSError:
+        return ""
+
+
+def keep_also(store_id: str, url: str) -> None:
+    """Note which mirror a store has from now on, in a file of the user's; without a URL, none. Raises StoreError."""
+    path = _also_path(store_id)
+    try:
+        if not url:
+            path.unlink(missing_ok=True)
+            return
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        replace(path, url.encode())
+    except OSError as error:
+        raise StoreError(f"{path} can't be written: {error.strerror}; set XDG_CONFIG_HOME to another folder") from error
+
+
+def _also_path(store_id: str) -> Path:
+    return key_folder().parent / "also" / _key_path(store_id).name
+
+
 # -- pins -------------------------------------------------------------------------------------------------------------
 
 

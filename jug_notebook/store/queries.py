@@ -212,6 +212,11 @@ class Queries(Protocol):
                 for task in tasks
             ]
 
+    def barred(self, runs: Sequence[tuple[bytes, bytes]]) -> list[bool]:
+        """Return, for each form and inputs, whether a user has found a run of that wrong."""
+        with self._updated() as scheduler:
+            return [scheduler.reuse.is_barred(form, inputs) for form, inputs in runs]
+
     def idle(self, target: Target | None = None, python: str = "") -> bool:
         """Return whether no task is ready or running that a worker of this python could run or wait for."""
         with self._updated() as scheduler:

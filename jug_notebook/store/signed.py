@@ -43,7 +43,9 @@ from jug_notebook.store.sealing import TAG, Seal
 
 TAIL = 4000  #: characters of a failed task's output that its error shows
 UPSTREAM = 1000  #: at most this many needed tasks are described
-_OF_RUN = ("user", "host", "pid", "python", "started", "duration", "cpu", "peak", "read", "written", "attempt")
+_OF_RUN = (
+    "user", "host", "pid", "python", "started", "duration", "cpu", "peak", "read", "written", "attempt", "copied_from",
+)  # fmt: skip
 
 
 class Brief(msgspec.Struct, frozen=True, array_like=True, tag="finished"):

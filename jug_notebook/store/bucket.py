@@ -1,0 +1,160 @@
+"""Objects in a bucket, or in any place that fsspec reaches: read and written by name, many at once, in bounded time.
+
+Credentials are those that fsspec's libraries find for themselves, in their usual environment and configuration.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+from jug_notebook import system
+from jug_notebook.errors import StoreError, Unreachable, clean
+from jug_notebook.store import masked
+
+T = TypeVar("T")
+
+WIDTH = 64  #: requests at once
+PATIENCE = 10.0  #: seconds without any answer after which a bucket counts as out of reach
+LONG = 600.0  #: the same for what may be large
+ONE_AT_A_TIME = {"sftp", "ssh", "ftp", "smb"}
+WHOLE = {"s3", "s3a", "gs", "gcs", "abfs", "az", "memory"}  #: an object that is written there appears as a whole
+_TIMES = {"connect_timeout": 4, "read_timeout": 20, "retries": {"max_attempts": 1}}
+_LIBRARIES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "az": "adlfs"}
+
+
+class Part(NamedTuple):
+    """An object, or the bytes of it from ``start`` on up to ``end``."""
+
+    name: str
+    start: int = 0
+    end: int | None = None
+
+
+class Bucket:
+    """The objects below a URL. Safe to use from several threads. All methods raise Unreachable."""
+
+    def __init__(self, url: str) -> None:
+        scheme = url.partition(":")[0] if "://" in url else "file"
+        self.display_url = masked(url).partition("?")[0]
+        self._whole = scheme in WHOLE
+        self._width = 1 if scheme in ONE_AT_A_TIME else WIDTH
+        options: dict[str, Any] = {"skip_instance_cache": True, "use_listings_cache": False}
+        if scheme in ("s3", "s3a"):
+            options["config_kwargs"] = _TIMES
+        if scheme == "file":
+            options["auto_mkdir"] = True
+        try:
+            from fsspec.core import url_to_fs
+
+            fs, root = url_to_fs(url, **options)
+        except ImportError as missing:
+            library = _LIBRARIES.get(scheme, missing.name or "fsspec")
+            raise StoreError(
+                f"{self.display_url} needs {library}: pip install {library}, or 'jug-notebook[cloud]' for s3"
+            ) from missing
+        except Exception as wrong:  # each library has errors of its own
+            raise StoreError(f"{self.display_url} can't be used: {_reason(wrong)}") from wrong
+        self._fs: Any = fs
+        self._root = str(root).rstrip("/")
+
+    def get(self, parts: Sequence[Part], patience: float = PATIENCE) -> list[bytes | None]:
+        """Return the bytes of objects, or of parts of them; None for those that aren't there."""
+        return self._all([lambda part=part: self._get(part) for part in parts], patience)  # type: ignore[misc]
+
+    def _get(self, part: Part) -> bytes | None:
+        try:
+            data: bytes = self._fs.cat_file(self._path(part.name), start=part.start or None, end=part.end)
+        except FileNotFoundError:
+            return None
+        if part.end is not None and len(data) > part.end - part.start:  # a server that knows no ranges
+            return data[part.start : part.end]
+        return data
+
+    def put(self, objects: Sequence[tuple[str, bytes | memoryview]]) -> None:
+        """Write objects; each appears as a whole or not at all."""
+        self._all([lambda name=name, data=data: self._put(name, data) for name, data in objects], LONG)  # type: ignore[misc]
+
+    def _put(self, name: str, data: bytes | memoryview) -> None:
+        path = self._path(name)
+        if self._whole:
+            self._fs.pipe_file(path, bytes(data))
+            return
+        aside = f"{path}.{system.new_id()}.part"
+        self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
+        self._fs.pipe_file(aside, bytes(data))
+        self._fs.mv(aside, path)
+
+    def exist(self, names: Sequence[str]) -> list[bool]:
+        """Return for each object whether it is there."""
+        return self._all([lambda name=name: bool(self._fs.exists(self._path(name))) for name in names], PATIENCE)  # type: ignore[misc]
+
+    def remove(self, names: Sequence[str]) -> None:
+        """Remove objects; those that are gone already don't matter."""
+        self._all([lambda name=name: self._remove(name) for name in names], PATIENCE)  # type: ignore[misc]
+
+    def _remove(self, name: str) -> None:
+        try:
+            self._fs.rm_file(self._path(name))
+        except FileNotFoundError:
+            return
+
+    def _path(self, name: str) -> str:
+        return f"{self._root}/{name}"
+
+    def _all(self, calls: Sequence[Callable[[], T]], patience: float) -> list[T]:
+        """Call all of them, many at once. Raise Unreachable where one fails, or none has ended for ``patience``."""
+        if not calls:
+            return []
+        gathering = _Gathering(calls)
+        for _ in range(min(self._width, len(calls))):
+            threading.Thread(target=gathering.work, name="jug_notebook bucket", daemon=True).start()
+        if not gathering.wait(patience):
+            raise Unreachable(f"{self.display_url} doesn't answer for {patience:g} s")
+        if gathering.error is not None:
+            raise Unreachable(f"{self.display_url} can't be used: {_reason(gathering.error)}") from gathering.error
+        return [gathering.results[number] for number in range(len(calls))]
+
+
+class _Gathering:
+    """Calls that several threads make; daemons, so that one which hangs doesn't keep the process from ending."""
+
+    def __init__(self, calls: Sequence[Callable[[], Any]]) -> None:
+        self.results: dict[int, Any] = {}
+        self.error: Exception | None = None
+        self._calls: Iterator[tuple[int, Callable[[], Any]]] = iter(list(enumerate(calls)))
+        self._count = len(calls)
+        self._changed = threading.Condition()
+
+    def work(self) -> None:
+        while True:
+            with self._changed:
+                number, call = next(self._calls, (0, None))
+                if call is None or self.error is not None:
+                    return
+            try:
+                result = call()
+            except Exception as error:
+                with self._changed:
+                    self.error = error
+                    self._changed.notify_all()
+                return
+            with self._changed:
+                self.results[number] = result
+                self._changed.notify_all()
+
+    def wait(self, patience: float) -> bool:
+        """Wait until all is done, or one has failed. Return False if nothing has come for ``patience`` seconds."""
+        with self._changed:
+            while self.error is None and len(self.results) < self._count:
+                if not self._changed.wait(patience):
+                    self.error = TimeoutError()
+                    return False
+            return True
+
+
+def _reason(error: BaseException) -> str:
+    """Return why a library failed, in a line without secrets."""
+    text = " ".join(masked(str(error)).split())
+    return clean(f"{type(error).__name__}: {text[:200]}" if text else type(error).__name__)

@@ -1,0 +1,484 @@
+"""Mirrors: results in a bucket that stores take from, and that nobody without the key can make them believe."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+from moto.server import ThreadedMotoServer
+
+import jug_notebook as jn
+from jug_notebook.__main__ import main
+from jug_notebook.errors import StoreError
+from jug_notebook.model import State
+from jug_notebook.session import _use as session_in_use
+from jug_notebook.session.mirroring import copy
+from jug_notebook.store import keyring, mirror, open_store
+from jug_notebook.store.bucket import Bucket, Part
+from tests.crews import working
+from tests.kernels import Kernel
+from tests.session.test_cleanup_and_copy import define
+
+SQUARE = "def f(x): return x * x"
+LARGE = "def f(x): return bytes([x]) * 200_000"
+
+
+@pytest.fixture(scope="module")
+def s3_server() -> Iterator[str]:
+    """A server of S3 on this host; returns its address."""
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def s3(s3_server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
+    """An empty bucket, and the environment in which the S3 client finds the server and its credentials."""
+    for name, value in {
+        "AWS_ENDPOINT_URL": s3_server, "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "very-secret",
+        "AWS_DEFAULT_REGION": "us-east-1", "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1",
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    name = f"b{abs(hash(str(tmp_path))):x}"
+    fsspec.filesystem("s3", skip_instance_cache=True).mkdir(name)
+    return f"s3://{name}/study"
+
+
+@pytest.fixture(params=["file", "s3"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty mirror of each kind."""
+    found: str = request.getfixturevalue("s3") if request.param == "s3" else f"file://{tmp_path}/bucket"
+    return found
+
+
+@pytest.fixture
+def connect(tmp_path: Path) -> Iterator[Callable[..., jn.Session]]:
+    """Connects a notebook of its own to a store in this test's folder."""
+    opened: list[jn.Session] = []
+
+    def connected(name: str, **more: Any) -> jn.Session:
+        url = name if ":" in name else tmp_path / name
+        opened.append(jn.connect(url, notebook=tmp_path / f"{len(opened)}.ipynb", **more))
+        return opened[-1]
+
+    yield connected
+    for session in opened:
+        session.close()
+    jn.definitions.clear()
+
+
+def run(session: jn.Session, source: str, count: int, cell: str = "one") -> list[Any]:
+    """The values of a function on the first numbers, computed by a worker where they aren't stored."""
+    session_in_use(session)
+    session.begin_cell(cell)
+    tasks = define(source).map(range(count))
+    session.end_cell()
+    with working(session):
+        return list(tasks.result(timeout=60))
+
+
+def taken(session: jn.Session, source: str, count: int) -> int:
+    """How many results of that function are there as soon as it is called, with no worker at all."""
+    session_in_use(session)
+    session.begin_cell("one")
+    tasks = define(source).map(range(count))
+    session.end_cell()
+    states = session.access.store.states([task.key for task in tasks])
+    return sum(state is State.FINISHED for state in states)
+
+
+def own_key(session: jn.Session) -> None:
+    """The account has never had the key of this store."""
+    keyring.forget(session.identity)
+
+
+# -- taking results ----------------------------------------------------------------------------------------------------
+
+
+def test_a_colleagues_store_recomputes_none_of_a_thousand(connect, url, store_url, capsys):
+    one = connect("one")
+    run(one, SQUARE, 1000)
+    assert "copied 1,000 tasks, 1,000 results" in str(jn.copy(one, url))
+    two = connect(store_url, also=url)
+    assert taken(two, SQUARE, 1000) == 1000
+    tasks = define(SQUARE).map(range(1000))
+    assert tasks.result() == [n * n for n in range(1000)]
+    where = tasks[3].provenance()
+    assert where["run"]["copied_from"] == url
+    assert two.status().snapshot.counts[State.FINISHED] == 1000
+
+
+def test_large_values_stay_in_the_bucket_until_they_are_read_and_are_kept_then(connect, url, tmp_path):
+    one = connect("one")
+    run(one, LARGE, 5)
+    jn.copy(one, url)
+    two = connect("two", also=url)
+    assert taken(two, LARGE, 5) == 5
+    assert two.access.store.sweep([], [], -1.0, dry_run=True).size < 200_000, "none was fetched yet"
+    tasks = define(LARGE).map(range(5))
+    assert tasks[3].result() == bytes([3]) * 200_000
+    assert 200_000 < two.access.store.sweep([], [], -1.0, dry_run=True).size < 400_000
+    two.close()
+    again = connect("two", also="none")
+    assert define(LARGE)(3).result() == bytes([3]) * 200_000
+    assert again.access.store.also is None
+
+
+def test_a_worker_takes_what_its_task_needs_from_the_mirror_that_the_account_has_chosen(connect, url):
+    one = connect("one")
+    run(one, LARGE, 3)
+    jn.copy(one, url)
+    two = connect("two", also=url)
+    assert taken(two, LARGE, 3) == 3
+    two.begin_cell("two")
+    total = define("def g(parts): return sum(map(len, parts))", name="g")(list(define(LARGE).map(range(3))))
+    two.end_cell()
+    two.execute(1)
+    assert total.result(timeout=60) == 600_000
+    ran = two.access.store.runs()[0]
+    assert [run.verdict.key for run in ran].count(total.key) == 1
+    assert len(ran) == 4, "three of another store, and the one that ran here"
+    two.stop(now=True)
+
+
+def test_what_depends_on_a_value_that_is_another_here_is_computed_again(connect, url):
+    chain = "def g(x): return x + 1"
+
+    def both(session: jn.Session) -> Any:
+        session.begin_cell("one")
+        made = define(chain, name="g")(define("import os\ndef f(): return int(os.environ['JN_TEST'])")())
+        session.end_cell()
+        with working(session):
+            return made.result(timeout=60)
+
+    os.environ["JN_TEST"] = "1"
+    try:
+        one = connect("one")
+        assert both(one) == 2
+        jn.copy(one, url)
+        two = connect("two")
+        os.environ["JN_TEST"] = "10"
+        assert both(two) == 11
+        assert both(connect("two", also=url)) == 11
+    finally:
+        del os.environ["JN_TEST"]
+
+
+# -- copying -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_second_copy_sends_only_what_is_new(connect, url):
+    one = connect("one")
+    run(one, LARGE, 3)
+    assert jn.copy(one, url).results == 3
+    again = jn.copy(one, url)
+    assert (again.results, again.blobs, again.size) == (0, 0, 0)
+    run(one, LARGE, 5)
+    more = jn.copy(one, url)
+    assert more.results == 2
+    assert 400_000 < more.size < 410_000
+
+
+def test_an_interrupted_copy_leaves_what_was_sent_and_the_next_goes_on_from_there(connect, tmp_path, monkeypatch):
+    from jug_notebook.session import mirroring
+
+    one = connect("one")
+    run(one, SQUARE, 2500)
+    monkeypatch.setattr(mirroring, "COMMIT", 0.0)
+    url, calls = f"file://{tmp_path}/bucket", []
+    put = Bucket.put
+
+    def interrupted(self: Bucket, objects: Any) -> None:
+        calls.append(objects)
+        if sum(name.startswith("packs/") for group in calls for name, _ in group) == 3:
+            raise KeyboardInterrupt
+        put(self, objects)
+
+    monkeypatch.setattr(Bucket, "put", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        jn.copy(one, url)
+    monkeypatch.setattr(Bucket, "put", put)
+    two = connect("two", also=url)
+    assert taken(two, SQUARE, 2500) == 2000
+    assert jn.copy(one, url).results == 500
+
+
+def test_many_small_copies_are_merged_and_who_reads_meanwhile_finds_all(connect, tmp_path, monkeypatch):
+    from jug_notebook.session import mirroring
+
+    monkeypatch.setattr(mirroring, "CROWD", 3)
+    monkeypatch.setattr(mirror, "SHARD", 2)
+    monkeypatch.setattr(mirror, "FRESH", -1.0)
+    url = f"file://{tmp_path}/bucket"
+    one = connect("one")
+    run(one, SQUARE, 1)
+    jn.copy(one, url)
+    two = connect("two", also=url)
+    for count in range(2, 9):
+        run(one, SQUARE, count)
+        jn.copy(one, url)
+        assert taken(two, SQUARE, count) == count
+    names = os.listdir(tmp_path / "bucket" / "segments")
+    assert len(names) <= 20
+    three = connect("three", also=url)
+    assert taken(three, SQUARE, 8) == 8
+
+
+def test_a_mirror_can_be_copied_into_a_store_that_needs_it_no_longer(connect, url, store_url, tmp_path):
+    one = connect("one")
+    run(one, LARGE, 3)
+    jn.copy(one, url)
+    copied = copy(url, store_url)
+    assert (copied.new, copied.results) == (3, 3)
+    two = connect(store_url)
+    assert taken(two, LARGE, 3) == 3
+    assert define(LARGE)(2).result() == bytes([2]) * 200_000
+
+
+# -- what was declared wrong -------------------------------------------------------------------------------------------
+
+
+def test_a_value_that_was_declared_wrong_is_no_longer_served_and_goes_where_it_was_taken(connect, url, monkeypatch):
+    monkeypatch.setattr(mirror, "FRESH", -1.0)
+    one = connect("one")
+    run(one, SQUARE, 4)
+    jn.copy(one, url)
+    two = connect("two", also=url)
+    assert taken(two, SQUARE, 4) == 4
+    one = connect("one")
+    define(SQUARE)
+    [wrong] = [task for task in define(SQUARE).map(range(4)) if task.result() == 9]
+    one.invalidate(wrong)
+    jn.copy(one, url)
+    assert taken(connect("three", also=url), SQUARE, 4) == 3
+    assert taken(connect("two", also=url), SQUARE, 4) == 3
+
+
+def test_what_was_invalidated_here_is_not_taken_from_a_mirror_again(connect, url):
+    one = connect("one")
+    run(one, SQUARE, 2)
+    jn.copy(one, url)
+    two = connect("two", also=url)
+    assert taken(two, SQUARE, 2) == 2
+    two.invalidate(define(SQUARE)(1))
+    assert taken(two, SQUARE, 2) == 1
+
+
+# -- who has no key, and who lies --------------------------------------------------------------------------------------
+
+
+def test_without_the_key_nothing_is_taken_and_a_line_tells_how_to_get_it(connect, url, capsys):
+    one = connect("one")
+    run(one, SQUARE, 3)
+    jn.copy(one, url)
+    one.close()
+    own_key(one)
+    two = connect("two", also=url)
+    assert taken(two, SQUARE, 3) == 0
+    said = capsys.readouterr().err
+    assert said.count("jug-notebook key import") == 1
+    assert any("jug-notebook key import" in note for note in two.status().snapshot.notes)
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def files(folder: Path, *names: str) -> list[Path]:
+    return sorted(path for name in names for path in (folder / name).rglob("*") if path.is_file())
+
+
+@pytest.fixture
+def poisoned(connect: Any, tmp_path: Path) -> Path:
+    """The folder of a mirror of five large results, and of one function more."""
+    one = connect("one")
+    run(one, LARGE, 5)
+    run(one, "def f(x): return -x", 5, "two")
+    jn.copy(one, f"file://{tmp_path}/bucket")
+    return tmp_path / "bucket"
+
+
+@pytest.mark.parametrize("what", ["index", "segments", "packs"])
+def test_flipped_bits_serve_nothing_and_are_named(poisoned, connect, what, capsys):
+    for path in [poisoned / "index"] if what == "index" else files(poisoned, what):
+        flip(path)
+        if what == "packs":
+            path.write_bytes(bytes(byte ^ 1 for byte in path.read_bytes()))
+    two = connect("two", also=f"file://{poisoned}")
+    assert taken(two, LARGE, 5) == 0
+    assert capsys.readouterr().err.count("jug_notebook: ") >= 1
+    assert run(two, LARGE, 5) == [bytes([n]) * 200_000 for n in range(5)]
+
+
+def test_flipped_or_swapped_blobs_are_computed_again(poisoned, connect):
+    two = connect("two", also=f"file://{poisoned}")
+    blobs = [path for path in files(poisoned, "blobs") if path.stat().st_size >= 200_000]
+    assert len(blobs) == 5
+    flip(blobs[0])
+    blobs[1].write_bytes(blobs[2].read_bytes())
+    assert run(two, LARGE, 5) == [bytes([n]) * 200_000 for n in range(5)]
+
+
+def test_swapped_packs_serve_nothing(connect, tmp_path):
+    one = connect("one")
+    url = f"file://{tmp_path}/bucket"
+    run(one, SQUARE, 5)
+    jn.copy(one, url)
+    run(one, "def f(x): return -x", 5, "two")
+    jn.copy(one, url)
+    packs = files(tmp_path / "bucket", "packs")
+    first, second = [path.read_bytes() for path in packs]
+    packs[0].write_bytes(second)
+    packs[1].write_bytes(first)
+    assert taken(connect("two", also=url), SQUARE, 5) == 0
+
+
+def test_objects_of_another_stores_key_serve_nothing(connect, tmp_path, capsys):
+    url = f"file://{tmp_path}/bucket"
+    one = connect("one")
+    run(one, SQUARE, 5)
+    jn.copy(one, url)
+    before = connect("two", also=url)
+    assert taken(before, SQUARE, 5) == 5
+    other = connect("other")
+    run(other, "def f(x): return x * x + 0", 5)
+    jn.copy(other, f"file://{tmp_path}/theirs")
+    shutil.rmtree(tmp_path / "bucket")
+    shutil.copytree(tmp_path / "theirs", tmp_path / "bucket")
+    assert taken(connect("three", also=url), "def f(x): return x * x + 0", 5) == 0
+    assert "held results of another store before" in capsys.readouterr().err
+    assert taken(connect("three", also=url, accept_new=True), "def f(x): return x * x + 0", 5) == 5
+
+
+def test_an_index_that_names_another_tasks_outcome_serves_nothing(connect, tmp_path):
+    """As somebody with another store's key could write it, who puts the other store's name on it."""
+    url = f"file://{tmp_path}/bucket"
+    one = connect("one")
+    run(one, SQUARE, 2)
+    jn.copy(one, url)
+    bucket, reader = Bucket(url), mirror.Mirror(url)
+    reader.read_index()
+    rows = [place for places in reader.places().values() for place in places.values()]
+    swapped = [
+        (place.pack, mirror.Row(other.row.key, place.row.inputs, place.row.digest, 0, place.row.start, place.row.end))
+        for place, other in zip(rows, reversed(rows), strict=True)
+    ]
+    made = mirror.segments_of(swapped)
+    bucket.put([(f"segments/{named.name}", data) for named, data in made])
+    reader.write_index(mirror.Index(tuple(named for named, _ in made)), reader.generation + 1)
+    assert taken(connect("two", also=url), SQUARE, 2) == 0
+
+
+def test_an_older_index_that_was_put_back_serves_nothing(connect, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(mirror, "FRESH", -1.0)
+    url, index = f"file://{tmp_path}/bucket", tmp_path / "bucket" / "index"
+    one = connect("one")
+    run(one, SQUARE, 3)
+    jn.copy(one, url)
+    old = index.read_bytes()
+    one.invalidate(define(SQUARE)(2))
+    jn.copy(one, url)
+    assert taken(connect("two", also=url), SQUARE, 3) == 2
+    index.write_bytes(old)
+    assert taken(connect("three", also=url), SQUARE, 3) == 0
+    assert "is older than before" in capsys.readouterr().err
+
+
+# -- what is away ------------------------------------------------------------------------------------------------------
+
+
+def test_a_bucket_that_is_away_costs_a_line_and_no_waiting(connect, monkeypatch, capsys):
+    from tests.servers import free_port
+
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "very-secret")
+    two = connect("two", also="s3://nowhere/study")
+    assert run(two, SQUARE, 3) == [0, 1, 4]
+    said = capsys.readouterr().err
+    assert said.count("going on without it") == 1
+    assert "very-secret" not in said
+    assert any("going on without it" in note for note in two.status().snapshot.notes)
+
+
+def test_a_missing_library_is_named_with_the_way_out(connect, monkeypatch):
+    import builtins
+
+    real = builtins.__import__
+
+    def without(name: str, *more: Any) -> Any:
+        if name.startswith("fsspec"):
+            raise ImportError("no fsspec", name="fsspec")
+        return real(name, *more)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(StoreError, match=r"needs s3fs: pip install s3fs"):
+        connect("two", also="s3://bucket/study")
+
+
+def test_passwords_in_urls_are_not_shown(tmp_path):
+    found = Bucket("http://ann:secret@127.0.0.1:9/x?token=hush")
+    assert "secret" not in found.display_url
+    assert "hush" not in found.display_url
+
+
+# -- how many requests -------------------------------------------------------------------------------------------------
+
+
+def test_ten_thousand_results_cost_few_requests(connect, tmp_path, monkeypatch):
+    url = f"file://{tmp_path}/bucket"
+    one = connect("one")
+    run(one, SQUARE, 10_000)
+    jn.copy(one, url)
+    requests: list[Part] = []
+    get = Bucket.get
+
+    def counted(self: Bucket, parts: Any, *more: Any) -> Any:
+        requests.extend(parts)
+        return get(self, parts, *more)
+
+    monkeypatch.setattr(Bucket, "get", counted)
+    two = connect("two", also=url)
+    assert taken(two, SQUARE, 10_000) == 10_000
+    assert len(requests) <= 100
+    two.close()
+    assert open_store(tmp_path / "two").also is not None
+
+
+# -- in a notebook -----------------------------------------------------------------------------------------------------
+
+
+def test_a_colleagues_notebook_names_the_mirror_and_recomputes_none_of_a_thousand(connect, s3, tmp_path):
+    settings = os.environ["XDG_CONFIG_HOME"]
+    cell = "%%jugtask\ndef square(n):\n    return n * n"
+
+    def kernel(name: str) -> Kernel:
+        (tmp_path / name).mkdir()
+        started = Kernel.of_notebook(tmp_path / name, Path(settings))
+        started.run("%load_ext jug_notebook")
+        return started
+
+    mine = kernel("mine")
+    mine.run(cell)
+    mine.run("squares = square.map(range(1000))")
+    mine.run("%jug_execute -n 1")
+    assert "332833500" in mine.run("sum(squares.result())").result
+    mine.run("%jug_stop")
+    assert main(["copy", str(tmp_path / "mine" / "jugdata"), s3]) == 0
+    theirs = kernel("theirs")
+    said = theirs.run(f"%jug_store jugdata --also {s3}").out
+    assert f"also {s3} with 1,000 results" in said
+    theirs.run(cell)
+    theirs.run("squares = square.map(range(1000))")
+    assert "332833500" in theirs.run("sum(squares.result())").result
+    for started in (mine, theirs):
+        started.close()
