@@ -78,8 +78,8 @@ class Pushing:
         self._merge()
         self._report(len(new), len(new))
         left = self._count["refused"] + self._count["accepted"] + self._count["lost"]
-        names = self._source.display_url, mirror.display_url
-        return Copied(*names, finished - left, self._count["results"], **self._count)
+        source, sent = self._source.display_url, self._count["results"]
+        return Copied(source, mirror.display_url, finished - left, sent, **self._count)
 
     def _new(self, calls: Sequence[tuple[Key, State, Verdict | None]]) -> Iterator[Key]:
         """Yield the tasks whose results are to be sent; note which values in the mirror are wrong, and which aren't."""
