@@ -23,7 +23,18 @@ from pathlib import Path
 
 from harness import Figures, Missing, Row, markdown, measure, redis_server
 
-FAMILIES = ("throughput", "flow", "submitting", "reading", "large", "memory", "hashing", "starting", "drop_in")
+FAMILIES = (
+    "throughput",
+    "flow",
+    "submitting",
+    "reading",
+    "large",
+    "memory",
+    "metering",
+    "hashing",
+    "starting",
+    "drop_in",
+)
 PEERS = ["jug-notebook", "jug", "joblib", "dask", "distributed", "huey", "rq", "diskcache", "redun", "redis"]
 PEERS += ["executorlib", "loky", "numpy", "pandas", "msgspec", "cloudpickle", "blake3", "xxhash"]
 
