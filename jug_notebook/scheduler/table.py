@@ -170,8 +170,9 @@ class TaskTable(Mapping[Key, TaskRecord]):
             if task.state == READY:
                 _add(task.queue, data[:_NUMBER] + raw)
             del live[key]
-            # who still has the record finds nothing to do with it, nor does a queue, for its number is another
-            task.state, task.requests, task.wanted, task.counted_in = UNKNOWN, (), False, None
+            # who still has the record finds nothing to do with it, nor does a queue, for its number is another, and no
+            # offer of it is valid: it is of no round
+            task.state, task.round, task.requests, task.wanted, task.counted_in = UNKNOWN, -1, (), False, None
             task.location &= NO_NUMBER
         self._packed += packed
         if self._most > 4 * len(live) + 1000:  # a dictionary doesn't shrink

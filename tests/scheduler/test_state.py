@@ -640,6 +640,15 @@ def test_a_packed_task_that_is_invalidated_runs_again_and_is_packed_again() -> N
     assert scheduler.counts.by_function()["f"][0] == [0, 0, 0, 1, 0, 0, 0]
 
 
+def test_an_offer_of_a_task_is_no_longer_valid_once_it_has_finished_and_is_packed() -> None:
+    scheduler = state_of(submitted(LONE), requested(LONE))
+    [offer] = scheduler.ready(1, 0.0)
+    assert scheduler.queue.is_valid(offer)
+    scheduler.apply(*settled(finished(LONE, b"1")))
+    assert LONE not in scheduler.tasks.live
+    assert not scheduler.queue.is_valid(offer), "or another worker would run it again"
+
+
 def test_a_packed_task_that_another_one_needs_has_a_record_as_long_as_it_does() -> None:
     scheduler = packed(submitted("above", LONE), requested("above"))
     assert pair(scheduler, LONE, "above") == [State.FINISHED, State.READY]
