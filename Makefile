@@ -37,8 +37,9 @@ lint: $(VENV)/installed-test
 fuzz: $(VENV)/installed-test
 	FUZZ_EXAMPLES=$(or $(FUZZ_EXAMPLES),5000) $(PYTEST) tests/store/test_fuzz.py --timeout 0 --durations 0
 
-# faults at random, three minutes a store; SEED=… for others
+# faults at random, three minutes a store; SEED=… for others. Before that, Redis servers that are away for a minute
 test-chaos: $(VENV)/installed-test redis
+	LONG_OUTAGES=1 $(PYTEST) tests/store/test_outages.py -k away_and_nothing_runs_twice
 	$(BIN)/python -m tests.chaos --seconds 180 --seed $(or $(SEED),1)
 
 # keys of real objects and of code, on another Python too: make zoo PYTHON=python3.13 VENV=.venv-3.13

@@ -291,7 +291,7 @@ class Chaos:
         self.report.strange += [f"{self._lines[key]} became {states[key]}" for key in sorted(gone)[:5]]
         self._finished = now
         for key in self._random.sample(sorted(now), min(3, len(now))):
-            with suppress(jn.NotReady, jn.StoreError):  # where it is damaged
+            with suppress(jn.NotReady, jn.StoreError, jn.TaskCancelled):  # where it is damaged
                 self.report.wrong += self._tasks[key].value() != self._right[key]
         if jn.State.FAILED in states.values():
             self._mend()

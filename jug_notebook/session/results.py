@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import sys
+import warnings
 import weakref
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
@@ -445,12 +446,11 @@ class Results:
         return left
 
     def _doubts(self, key: Key) -> bool:
-        """Have the store read anew what it holds, once for a task: a record that was damaged since is left out then."""
-        store = self._store
+        """Have a damaged record read anew, once for a task; after that, where possible, have the task run again."""
         if key in self._doubted:
-            return False
+            return _runs_again(self._store, key, self._user)
         self._doubted.add(key)
-        return store.doubt()
+        return self._store.doubt()
 
     def _brings_back(self, key: Key) -> bool:
         """Where a task failed, or what it needs, for want of a blob, and that is there again by now: try it again.
@@ -550,6 +550,15 @@ class Results:
         error = TaskFailed(f"{before}{render.failure_text(view)}\n\n{when}", outcome)
         error.__cause__ = codec.load_exception(outcome.exception)
         return error
+
+
+def _runs_again(store: Store, key: Key, user: str) -> bool:
+    """Have a task run again whose outcome alone is damaged. Return False where it can't be damaged by itself."""
+    if not store.bodies_apart or store.read_only:
+        return False
+    store.invalidate([key], Why.LOST, user)
+    warnings.warn(f"the record of task {key[:8]} is damaged, so it runs again", stacklevel=2)
+    return True
 
 
 def _for_ever(store: Store, count: int) -> str:

@@ -80,6 +80,7 @@ class Store(Queries, Protocol):
     read_only: str = ""  #: why nothing may be written, where only the store's reading key is here; else empty
     pin: str = ""  #: the name by which `keyring` knows what was last here; empty where that doesn't count
     maps: bool = False  #: does `get_blob` map files of this host's?
+    bodies_apart: bool = False  #: are outcomes kept apart from the events, so that one can be damaged by itself?
     patience: float = PATIENCE  #: seconds for which every verb waits for a server that is away, before Unreachable
     pause: float | None = None  #: after a `claim` that got nothing: seconds until a task may begin by time alone
     notify: Callable[[str], None] | None = None  #: gets a line, once, when a server has been away for some seconds

@@ -110,6 +110,7 @@ class StoreClient:
         self._received = bytearray()
         self._lock = threading.Lock()
         self.id, self.url, self.display_url = blobs.id, blobs.url, blobs.display_url
+        self.bodies_apart = blobs.bodies_apart
         self.put_blob: Callable[[Iterable[bytes | memoryview]], Address] = blobs.put_blob
         self._cache = cache
         self.scratch = blobs.scratch

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
 from functools import partial
 from hashlib import sha1
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, NoReturn, TypeVar
 
 import msgspec
 
@@ -75,7 +75,6 @@ PAUSE = 0.05  #: seconds before a store that is full or away is tried again; dou
 LOGGED = 8 * PAUSE  #: when the pause is that long, the log tells
 HURRY = 0.02  #: seconds after which a batch settles what it has
 TRACEBACK = 1 << 16  #: characters of a traceback that are kept
-
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -472,7 +471,12 @@ class TaskRunner:
         opened: list[Finished] = []
         for slot, (key, body) in enumerate(zip(spec.needs, claim.needs, strict=True)):
             if body or inputs != NEXT:
-                opened.append(self._signed.result(key, body, claim.proofs[slot] if claim.proofs else ()))
+                try:
+                    opened.append(self._signed.result(key, body, claim.proofs[slot] if claim.proofs else ()))
+                except SignatureError:
+                    if not self._store.bodies_apart:
+                        raise
+                    self._run_again(key)
             elif made is not None and made.key == key:
                 opened.append(made)
             else:
@@ -493,12 +497,16 @@ class TaskRunner:
             try:
                 value = codec.load_value(need.value, self._blob, self._buffer)
             except ValueLost:
-                self._lost = True
-                self.patiently(lambda: self._store.invalidate([key], Why.LOST, self._me.user))
-                raise Stale from None
+                self._run_again(key)
             if type(value) in _IMMUTABLE:  # whatever can be changed in place is made anew for each task
                 self._values.put(name, value, sys.getsizeof(value))
         return value
+
+    def _run_again(self, need: Key) -> NoReturn:
+        """Have a need run again whose value is lost or damaged, and give this task back."""
+        self._lost = True
+        self.patiently(lambda: self._store.invalidate([need], Why.LOST, self._me.user))
+        raise Stale from None
 
     def _blob(self, address: Address) -> memoryview:
         data = self._blobs.get(address)

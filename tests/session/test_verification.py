@@ -418,6 +418,25 @@ def test_a_damaged_record_in_a_server_is_named_and_repaired(
             run.works()
 
 
+def test_a_task_whose_outcome_is_damaged_in_a_server_runs_again_when_it_is_asked_for(redis_server: Server) -> None:
+    with Run(redis_server.url()) as run:
+        spoil_body(run.store, run.store.outcomes([run.small.key])[0].body, damage.flipped)
+        with working(run.session), pytest.warns(UserWarning, match=rf"record of task {run.small.key[:8]} is damaged"):
+            assert run.small.result() == bytes([3]) * 200_000
+        assert quietly(run.url).good
+
+
+def test_a_task_whose_outcome_is_damaged_in_a_server_runs_again_when_another_needs_it(redis_server: Server) -> None:
+    with Run(redis_server.url()) as run:
+        spoil_body(run.store, run.store.outcomes([run.small.key])[0].body, damage.flipped)
+        needs = run.count(run.small)
+        run.session.end_cell()
+        with working(run.session):
+            assert needs.result() == 200_000
+        assert run.store.states([run.small.key]) == [jn.State.FINISHED]
+        assert quietly(run.url).good
+
+
 def test_a_task_that_cant_run_for_its_damaged_record_is_forgotten_and_made_anew_by_its_cell(
     redis_server: Server,
 ) -> None:

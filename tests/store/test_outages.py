@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -227,4 +228,45 @@ def test_a_supervisor_that_was_stopped_keeps_its_task_if_nobody_took_it(tmp_path
             assert tasks.value(first) == 1
             assert store.runs()[1] == 2
             store.close()
+        session.close()
+
+
+LONG = bool(os.environ.get("LONG_OUTAGES"))  #: as `make test-chaos` has it: longer than a lease, which takes its time
+SHORTLY = ["frozen server", "killed, everysec"]
+HOW = [*SHORTLY, "killed, keeps nothing", "killed, always", "frozen supervisor"] if LONG else SHORTLY
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("seconds", [35, 45, 60] if LONG else [6])
+@pytest.mark.parametrize("how", HOW)
+def test_workers_outlast_a_server_that_is_away_and_nothing_runs_twice(tmp_path: Path, how: str, seconds: int) -> None:
+    always = ["--appendfsync", "always"] if how.endswith("always") else []
+    with removed(Server(*always, appendonly="nothing" not in how)) as server:
+        fifo, go = Fifo(tmp_path), Fifo(tmp_path, "go")
+        journal = tmp_path / "journal"
+        session = jn.connect(server.url(), notebook=tmp_path / "study.ipynb")
+        tasks = Submitter(session.access.store, tmp_path)
+        with crew_at(session, 2) as crew:
+            before = {info.id for info in (*crew.workers, *crew.supervisors)}
+            keys = [tasks.submit(NOTES, str(journal), x) for x in range(20)]
+            assert [tasks.value(one) for one in keys] == [x * x for x in range(20)]
+            ends_meanwhile = tasks.submit(WAITS, fifo.path, go.path)
+            assert fifo.read_line() == "here"
+            [supervisor] = crew.supervisors
+            if how == "frozen supervisor":
+                os.kill(supervisor.pid, signal.SIGSTOP)
+            else:
+                server.freeze() if how == "frozen server" else server.kill()
+            go.write_line("")
+            time.sleep(seconds)  # time itself is what this is about
+            if how == "frozen supervisor":
+                os.kill(supervisor.pid, signal.SIGCONT)
+            else:
+                server.thaw() if how == "frozen server" else server.start()
+            assert tasks.value(ends_meanwhile) == 1
+            after = [tasks.submit(NOTES, str(journal), x) for x in range(20, 30)]
+            assert [tasks.value(one) for one in (*keys, *after)] == [x * x for x in range(30)]
+            assert max(counts_in(journal).values()) == 1
+            assert {info.id for info in (*crew.workers, *crew.supervisors)} == before
         session.close()

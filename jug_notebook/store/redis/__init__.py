@@ -105,7 +105,7 @@ class RedisStore(EventLogStore):
         self.url, self.display_url, self.id = where.url, where.display_url, self._connection.id
         self._scheduler.limits.now = self._connection.time
         self._log = Log(self._connection)
-        self.unverified = self._log.unverified
+        self.unverified, self.bodies_apart = self._log.unverified, True
         self.read_only = "" if self._log.seal is None else self._log.seal.read_only
         self._announced = False  # whether the script that claimed has appended what was won
         self.inventory = self._blobs = Blobs(self._connection)
