@@ -283,7 +283,7 @@ def _mcp(arguments: Arguments) -> int:
         if refusal and root is not None:
             raise UsageError(refusal)
         acts = not (refusal or arguments.read_only)
-        tools.tasks(limit=1)  # the store is read now, not while the first call waits
+        tools.status()  # the store is read now, not while the first call waits
         if arguments.http is None:
             make_server(tools, acts).run()
         elif not 0 <= arguments.http < 1 << 16:

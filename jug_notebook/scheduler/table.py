@@ -112,6 +112,22 @@ class TaskTable(Mapping[Key, TaskRecord]):
         """Return all tasks in the order of their submission, to be read only."""
         return _Values(self) if self._packed else self.live.values()
 
+    def starting(self, beginning: str) -> list[Key]:
+        """Return the keys that begin with these hex digits; packed tasks remain packed."""
+        found = [key for key in self.live if key.startswith(beginning)]
+        try:
+            raw = bytes.fromhex(beginning[: len(beginning) // 2 * 2])
+        except ValueError:
+            return found
+        buckets = self._buckets if len(raw) < 4 else [self._buckets[_PREFIX(raw)[0] & len(self._buckets) - 1]]
+        for bucket in buckets:
+            at = bucket.find(raw)
+            while at >= 0:
+                if at % _WIDTH == _KEY and (key := bucket[at : at + _DIGEST].hex()).startswith(beginning):
+                    found.append(key)
+                at = bucket.find(raw, at + 1)
+        return found
+
     def _find(self, key: Key) -> tuple[bytearray, int] | None:
         """Return the bucket of a packed task, and where its row begins."""
         if not self._packed or len(key) != 2 * _DIGEST:
@@ -141,8 +157,10 @@ class TaskTable(Mapping[Key, TaskRecord]):
         ended, live, number = self.ended, self.live, len(self._buckets)
         self.ended = []
         self._most = max(self._most, len(live))
-        if self._packed + len(ended) > _FULL * number:
-            self._spread(4 * number)
+        while self._packed + len(ended) > _FULL * number:  # who reads a store packs many at once
+            number *= 4
+        if number > len(self._buckets):
+            self._spread(number)
         buckets, mask = self._buckets, len(self._buckets) - 1
         row, last, code, packed = _ROW.pack, None, 0, 0
         for task in ended:

@@ -161,8 +161,7 @@ class Queries(Protocol):
     def keys_starting(self, beginning: str) -> list[Key]:
         """Return the tasks whose keys begin so."""
         with self._updated() as scheduler:
-            found = [key for key in scheduler.tasks if key.startswith(beginning)]
-            return [key for key in found if scheduler.state(key) is not None]
+            return [key for key in scheduler.tasks.starting(beginning) if scheduler.state(key) is not None]
 
     def calls(self, name: str) -> list[tuple[Key, State, Verdict | None]]:
         """Return the tasks of one function, whoever requested them, each with the verdict that counts now."""

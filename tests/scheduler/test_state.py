@@ -670,6 +670,16 @@ def test_tasks_are_listed_in_the_order_of_submission_packed_or_not() -> None:
     assert list(scheduler.tasks) == keys
 
 
+def test_tasks_are_found_by_the_beginning_of_their_keys_packed_or_not() -> None:
+    keys = [sha1(b"%d" % number).hexdigest() for number in range(3000)]
+    scheduler = state_of(*map(submitted, keys), requested(*keys), settled(*(finished(key, b"1") for key in keys[::2])))
+    assert len(scheduler.tasks.live) == 1500
+    for beginning in (keys[0][:6], keys[1][:7], keys[2][:16], keys[2998], keys[2999], keys[4][:1], "no", ""):
+        found = scheduler.tasks.starting(beginning)
+        assert sorted(found) == sorted(key for key in keys if key.startswith(beginning))
+    assert len(scheduler.tasks.live) == 1500, "finding them unpacks none"
+
+
 def test_a_finished_task_takes_less_than_200_bytes() -> None:
     number, scheduler = 20_000, SchedulerState()
     keys = [sha1(b"%d" % number).hexdigest() for number in range(number)]
