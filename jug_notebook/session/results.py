@@ -7,7 +7,7 @@ import shutil
 import sys
 import warnings
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from jug_notebook import codec, render, system
@@ -30,6 +30,7 @@ from jug_notebook.model import Address, CurrentOutcome, Failed, Key, Spec, State
 from jug_notebook.render.display import Outputs
 from jug_notebook.render.format import clean, elide, elide_columns
 from jug_notebook.session.access import StoreAccess
+from jug_notebook.session.streams import follow
 from jug_notebook.store import Store, addresses_in
 from jug_notebook.store.signed import Brief, failure, template
 from jug_notebook.system import waiting_time
@@ -301,6 +302,11 @@ class Results:
             return ""
         return _for_ever(self._store, count)
 
+    def stream(self, key: Key) -> Iterator[Any]:
+        """Yield what a generator task yields: see `Task.stream`."""
+        self._flush_all()
+        return follow(self._store, self._signed.seal, key, self.worker_check(), lambda: self.collect([key], wait=True))
+
     async def settled(self, key: Key) -> None:
         """Wait until a task is settled, without blocking the loop. Waits in one loop share one watch on the store."""
         self._flush_all()
@@ -464,21 +470,10 @@ class Results:
         if lost is None:
             return False
         self._store_functions()
-        if not self._is_there(failed, lost[1]):
+        if not _has_blob(self._store, self._signed.known_spec(failed), lost[1]):
             return False
         self._store.invalidate([failed], Why.RETRY, self._user)
         return True
-
-    def _is_there(self, key: Key, beginning: str) -> bool:
-        """Return whether the store has the blob of a task's function or arguments whose address begins so."""
-        spec = self._signed.known_spec(key)
-        bundle = template(spec.template).bundle
-        try:
-            named = [bundle, *spec.arguments.buffers, *addresses_in(self._store.get_blob(bundle))]
-            found = [self._store.get_blob(name, mapped=True) for name in named if name.startswith(beginning)]
-        except ValueLost:
-            return False
-        return bool(found)
 
     def _value(self, key: Key, held: CurrentOutcome, mmap: bool) -> Any:
         outcome = self._signed.brief(key, held)
@@ -559,6 +554,16 @@ def _runs_again(store: Store, key: Key, user: str) -> bool:
     store.invalidate([key], Why.LOST, user)
     warnings.warn(f"the record of task {key[:8]} is damaged, so it runs again", stacklevel=2)
     return True
+
+
+def _has_blob(store: Store, spec: Spec, beginning: str) -> bool:
+    """Return whether the store has the blob of a task's function or arguments whose address begins so."""
+    bundle = template(spec.template).bundle
+    try:
+        named = [bundle, *spec.arguments.buffers, *addresses_in(store.get_blob(bundle))]
+        return bool([store.get_blob(name, mapped=True) for name in named if name.startswith(beginning)])
+    except ValueLost:
+        return False
 
 
 def _for_ever(store: Store, count: int) -> str:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import NamedTuple, Protocol, TypeAlias
 
 from jug_notebook.errors import ValueLost
 from jug_notebook.model import Address, Key, Lease, WorkerId
 
 Piece: TypeAlias = bytes | memoryview
+STREAM = "stream"  #: names what a generator has yielded so far
 
 
 class Record(NamedTuple):
@@ -50,6 +52,22 @@ class Scratch(Protocol):
 def name_of(lease: Lease, what: str) -> str:
     """Return the name of a record of a task in one round, on one set of inputs."""
     return f"{lease.key}.{lease.round}.{lease.inputs.hex()}.{what}"
+
+
+def stream_of(lease: Lease) -> str:
+    """Return the name of the record of what an attempt has yielded so far."""
+    return name_of(lease, f"{lease.attempt}.{STREAM}")
+
+
+def latest_stream(scratch: Scratch, key: Key) -> Lease | None:
+    """Return the latest attempt at a task that has yielded anything; None where there is none."""
+    found = []
+    for record in scratch.records(f"{key}."):
+        parts = record.name.split(".")
+        if len(parts) == 5 and parts[4] == STREAM and parts[1].isdigit() and parts[3].isdigit():
+            with suppress(ValueError):
+                found.append(Lease(key, int(parts[1]), bytes.fromhex(parts[2]), int(parts[3])))
+    return max(found, key=lambda lease: (lease.round, lease.attempt), default=None)
 
 
 class MemoryScratch:

@@ -164,15 +164,15 @@ class SignedReader:
 
     def __init__(self, store: Store, seal: Seal) -> None:
         self.store = store
-        self._seal = seal
+        self.seal = seal
 
     def spec(self, key: Key, body: bytes) -> Spec:
         """Return a spec from its sealed bytes."""
-        return _spec(self._seal.open("spec", key, 0, b"", body))
+        return _spec(self.seal.open("spec", key, 0, b"", body))
 
     def brief_spec(self, key: Key, body: bytes) -> BriefSpec:
         """Return the same, without its origin and needs: quicker."""
-        return _brief_spec(self._seal.open("spec", key, 0, b"", body))
+        return _brief_spec(self.seal.open("spec", key, 0, b"", body))
 
     def outcome(self, key: Key, held: CurrentOutcome) -> Outcome:
         """Return an outcome from its sealed bytes, if it is the verdict's and it is proven that ``key`` may have it."""
@@ -188,7 +188,7 @@ class SignedReader:
         verdict = held.verdict
         if verdict.key != key:
             self._prove(key, verdict.key, verdict.round, verdict.inputs, verdict.digest, held.proof)
-        outcome = decode(self._seal.open("outcome", verdict.key, verdict.round, verdict.inputs, held.body))
+        outcome = decode(self.seal.open("outcome", verdict.key, verdict.round, verdict.inputs, held.body))
         if (b"" if type(outcome) is Failed else outcome.digest) != verdict.digest:  # of another attempt
             raise SignatureError(
                 f"the store gives task {key[:12]} another value than the run it is said to come from had"
@@ -199,7 +199,7 @@ class SignedReader:
         """Return the finished outcome of a task that another one needs, as a claim hands it over."""
         unproven = _finished(memoryview(body)[TAG:])  # says what the signature must cover
         source, round, inputs = unproven.key, unproven.round, unproven.inputs
-        finished = _finished(self._seal.open("outcome", source, round, inputs, body))
+        finished = _finished(self.seal.open("outcome", source, round, inputs, body))
         if source != key:
             self._prove(key, source, round, inputs, finished.digest, proof)
         return finished
@@ -207,7 +207,7 @@ class SignedReader:
     def acceptance(self, key: Key, body: bytes) -> Acceptance:
         """Return an acceptance from its sealed bytes."""
         unproven = _acceptance(memoryview(body)[TAG:])  # says what the signature must cover
-        self._seal.open("acceptance", key, unproven.round, unproven.inputs, body)
+        self.seal.open("acceptance", key, unproven.round, unproven.inputs, body)
         return unproven
 
     def _prove(self, key: Key, source: Key, round: int, inputs: bytes, digest: bytes, proof: Sequence[bytes]) -> None:

@@ -15,6 +15,7 @@ from jug_notebook.keys import digest
 from jug_notebook.keys.callables import CACHED
 from jug_notebook.keys.modules import scripts
 from jug_notebook.render.format import near
+from jug_notebook.task import checkpoints
 from jug_notebook.task import context as context
 from jug_notebook.task.context import SessionProtocol
 from jug_notebook.task.values import tasks_in
@@ -79,7 +80,7 @@ def run_to_end(function: Callable[..., Any], args: Sequence[Any], kwargs: Mappin
     if type(value) not in _LAZY:
         return value
     if inspect.isgenerator(value):
-        return list(value) if _is(inspect.isgeneratorfunction, function) else value
+        return _collected(value) if _is(inspect.isgeneratorfunction, function) else value
     if inspect.iscoroutine(value) and _is(inspect.iscoroutinefunction, function):
         return _awaited(value)
     return _awaited(_listed(value)) if _is(inspect.isasyncgenfunction, function) else value
@@ -90,8 +91,25 @@ def _is(kind: Callable[[Any], bool], function: Any) -> bool:
     return kind(inspect.unwrap(function)) or kind(getattr(function, "__call__", None))  # noqa: B004
 
 
+def _collected(values: Iterable[Any]) -> list[Any]:
+    """Return what a generator yields; in a task, whoever reads along gets it as it comes."""
+    keeper = checkpoints.keeper()
+    if keeper is None:
+        return list(values)
+    with keeper.collector() as found:
+        for value in values:
+            found.append(value)
+        return found.values
+
+
 async def _listed(values: AsyncIterable[Any]) -> list[Any]:
-    return [value async for value in values]
+    keeper = checkpoints.keeper()
+    if keeper is None:
+        return [value async for value in values]
+    with keeper.collector() as found:
+        async for value in values:
+            found.append(value)
+        return found.values
 
 
 def _awaited(coroutine: Coroutine[Any, Any, Any]) -> Any:

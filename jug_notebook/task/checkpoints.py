@@ -26,6 +26,22 @@ class Keeper(Protocol):
     def flush(self) -> None:
         """Wait until what was saved is written."""
 
+    def collector(self) -> Collector:
+        """Return what takes the values that a generator yields, and sends them to whoever reads along."""
+        ...
+
+
+class Collector(Protocol):
+    """The list of what a generator yields, sent on while it grows."""
+
+    values: list[Any]
+
+    def append(self, value: Any) -> None: ...
+
+    def __enter__(self) -> Collector: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
 
 class _InMemory:
     """Outside a task: kept as long as the checkpoint itself."""
@@ -42,6 +58,9 @@ class _InMemory:
 
     def flush(self) -> None:
         """Nothing is written."""
+
+    def collector(self) -> Collector:
+        raise NotImplementedError("outside a task nobody reads along")
 
 
 class Checkpoint:
@@ -103,8 +122,13 @@ def checkpoint(name: str = "") -> Checkpoint:
     """
     if not isinstance(name, str):
         raise BadTask(f"checkpoint({name!r:.60}): give a name, or nothing; values are saved by .save(value)")
+    return Checkpoint(keeper() or _InMemory(), name)
+
+
+def keeper() -> Keeper | None:
+    """Return what keeps the checkpoints of the task that this code belongs to; None outside of tasks."""
     opened = None if context.left_behind() else _opener.open
-    return Checkpoint((opened and opened()) or _InMemory(), name)
+    return None if opened is None else opened()
 
 
 class Opener(Protocol):

@@ -115,6 +115,10 @@ class Results(Protocol):
     async def settled(self, key: Key) -> None:
         """Wait until a task is settled, without blocking the loop."""
 
+    def stream(self, key: Key) -> Iterator[Any]:
+        """Yield what a generator task yields, while it runs."""
+        ...
+
     def outputs(self, key: Key) -> tuple[tuple[str, Any], ...]:
         """Return what the task printed and displayed, in order."""
 

@@ -1,4 +1,4 @@
-"""What tasks leave in the store while they run: a worker's side of checkpoints."""
+"""What tasks leave in the store while they run: a worker's side of checkpoints, and of what generators yield."""
 
 from __future__ import annotations
 
@@ -16,11 +16,13 @@ from jug_notebook import codec
 from jug_notebook.errors import SignatureError, StoreError
 from jug_notebook.model import Key, Lease, Verdict, WorkerInfo
 from jug_notebook.store import Store
-from jug_notebook.store.scratch import Piece, name_of
+from jug_notebook.store.scratch import STREAM, Piece, name_of, stream_of
 from jug_notebook.store.sealing import Seal
 from jug_notebook.worker.status import SharedStatus
 
 PATIENCE = 10.0  #: seconds for which a task waits until what it saved before is written
+
+PACE = 0.2  #: seconds between two sendings of what a generator has yielded
 
 Patiently = Callable[[Callable[[], Any]], Any]
 
@@ -54,7 +56,8 @@ class Leftovers:
         attempt, self._attempt = self._attempt, None
         if attempt is not None:
             attempt.flush()
-        if verdict is not None and verdict.final and (attempt is not None or lease.attempt > 1):
+        used = attempt is not None and attempt.used
+        if verdict is not None and verdict.final and (used or lease.attempt > 1):
             self._spent.append(lease.key)
 
     def lost(self, lease: Lease) -> None:
@@ -90,6 +93,7 @@ class Attempt:
         self._worker, self._lease = worker, lease
         self._writing: threading.Thread | None = None
         self._refused = False
+        self.used = False  #: is there anything of it in the store?
 
     def save(self, name: str, value: Any) -> bool:
         """See `Keeper.save`."""
@@ -122,6 +126,16 @@ class Attempt:
             self._log(f"the checkpoint of task {lease.key[:12]} can't be loaded, so it begins anew: {what}")
         raise KeyError(name)
 
+    def collector(self) -> Collector:
+        """See `Keeper.collector`."""
+        return Collector(self._send)
+
+    def _send(self, first: int, values: list[Any]) -> None:
+        """Add values to the stream, of which ``first`` is the index of the first one. Raises StoreError, Unstorable."""
+        piece = self._seal(STREAM, codec.pack((self._lease.attempt, first, values), "a value"))
+        self.used = True
+        self._worker.store.scratch.append(stream_of(self._lease), piece)
+
     def flush(self) -> None:
         """Wait until what was saved is written."""
         if self._writing is not None:
@@ -141,6 +155,7 @@ class Attempt:
         return self._writing is None or not self._writing.is_alive()
 
     def _write(self, act: Callable[[], None]) -> None:
+        self.used = True
         self._writing = threading.Thread(target=self._carry_out, args=(act,), name="jug-checkpoint", daemon=True)
         self._writing.start()
 
@@ -155,3 +170,35 @@ class Attempt:
     def _log(self, line: str) -> None:
         with suppress(StoreError):
             self._worker.store.notice(self._worker.me.id, f"{line}\n")
+
+
+class Collector:
+    """A list that is sent on while it grows: every `PACE` seconds what is new in it, by a thread of its own."""
+
+    def __init__(self, send: Callable[[int, list[Any]], None]) -> None:
+        self.values: list[Any] = []
+        self._send = send
+        self._sent = 0
+        self._over = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def append(self, value: Any) -> None:
+        self.values.append(value)
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="jug-stream", daemon=True)
+            self._thread.start()
+
+    def _run(self) -> None:
+        while not self._over.wait(PACE):
+            if new := self.values[self._sent :]:
+                with suppress(Exception):  # the store is away, or a value can't be pickled while it changes: next time
+                    self._send(self._sent, new)
+                    self._sent += len(new)
+
+    def __enter__(self) -> Collector:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        if self._thread is not None:
+            self._thread.join()
