@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import dataclasses
+import importlib
+import multiprocessing
 import os
 import subprocess
 import sys
-import textwrap
 from collections.abc import Callable, Iterator
+from concurrent import futures
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +19,9 @@ import pytest
 
 import jug_notebook as jn
 from jug_notebook.model import State
-from tests.workbench import Fifo, cell
+from tests.workbench import cell, wait_until
 
 joblib = pytest.importorskip("joblib")
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(params=["file", "redis"])
@@ -30,113 +33,199 @@ def session(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[jn.Sessi
     opened.close()
 
 
-def counted(tmp_path: Path, body: str) -> tuple[Any, Callable[[], int]]:
-    """A function of ``x``, and what counts its runs."""
-    path = tmp_path / "runs"
-    function = cell(f"""
-        import numpy as np
+@dataclasses.dataclass(frozen=True)
+class Pool:
+    """What a program is given: an executor and a joblib backend, ours or those that it had before."""
+
+    executor: futures.Executor
+    backend: str
+
+    def parallel(self) -> Any:
+        return joblib.parallel_config(self.backend, n_jobs=2)
+
+
+def slow(body: str) -> Any:
+    """A function of ``x`` that takes 20 ms."""
+    return cell(f"import time, numpy as np\ndef f(x):\n    time.sleep(0.02)\n    return {body}")
+
+
+# -- programs that use a library as they always did, and what they find ------------------------------------------------
+
+
+def scipy(pool: Pool) -> Any:
+    optimize = importlib.import_module("scipy.optimize")
+    options: dict[str, Any] = {"updating": "deferred", "seed": 1, "maxiter": 4, "polish": False, "popsize": 5}
+    f = slow("float(((x - 1) ** 2).sum())")
+    found = optimize.differential_evolution(f, [(-3, 3)] * 2, workers=pool.executor.map, **options)
+    return [*found.x, found.fun]
+
+
+def emcee(pool: Pool) -> Any:
+    library = importlib.import_module("emcee")
+    sampler = library.EnsembleSampler(8, 2, slow("-0.5 * float((x**2).sum())"), pool=pool.executor)
+    sampler.random_state = np.random.RandomState(3).get_state()
+    sampler.run_mcmc(np.random.RandomState(1).randn(8, 2), 5)
+    return sampler.get_chain()
+
+
+def adaptive(pool: Pool) -> Any:
+    library = importlib.import_module("adaptive")
+    learner = library.Learner1D(slow("float(np.tanh(20 * x))"), bounds=(-1, 1))
+    options: dict[str, Any] = {"executor": pool.executor, "ntasks": 1, "shutdown_executor": False}
+    library.runner.BlockingRunner(learner, npoints_goal=30, **options)
+    return sorted(learner.data.items())
+
+
+def optuna(pool: Pool) -> Any:
+    library, f = importlib.import_module("optuna"), slow("(x - 1) ** 2")
+    library.logging.set_verbosity(library.logging.ERROR)
+    study = library.create_study(sampler=library.samplers.RandomSampler(seed=1))
+    for _ in range(6):
+        trials = [study.ask() for _ in range(4)]
+        for trial, done in [(trial, pool.executor.submit(f, trial.suggest_float("x", -2, 2))) for trial in trials]:
+            study.tell(trial, done.result())
+    threads = library.create_study(sampler=library.samplers.RandomSampler(seed=2))
+    threads.optimize(lambda trial: pool.executor.submit(f, trial.suggest_int("x", 5, 5)).result(), n_trials=6, n_jobs=2)
+    return [study.best_value, threads.best_value]
+
+
+def pipefunc(pool: Pool) -> Any:
+    library = importlib.import_module("pipefunc")
+    double = library.pipefunc(output_name="y", mapspec="x[i] -> y[i]")(slow("2 * x"))
+    total = library.pipefunc(output_name="total")(cell("def total(y): return sum(y)", "total"))
+    pipeline = library.Pipeline([double, total])
+    options: dict[str, Any] = {"executor": pool.executor, "parallel": True, "storage": "dict", "chunksizes": 1}
+    return int(pipeline.map({"x": list(range(30))}, **options)["total"].output)
+
+
+def dask(pool: Pool) -> Any:
+    library, f = importlib.import_module("dask"), slow("x + 1")
+    return library.compute(*[library.delayed(f, pure=True)(i) for i in range(40)], scheduler=pool.executor)
+
+
+def run_in_executor(pool: Pool) -> Any:
+    f = slow("x + 1")
+
+    async def waited() -> list[int]:
+        loop = asyncio.get_running_loop()
+        return await asyncio.gather(*[loop.run_in_executor(pool.executor, f, i) for i in range(40)])
+
+    return asyncio.run(waited())
+
+
+def joblib_generator(pool: Pool) -> Any:
+    f = slow("x * x")
+    with pool.parallel():
+        return list(joblib.Parallel(return_as="generator", verbose=11)(joblib.delayed(f)(i) for i in range(40)))
+
+
+def joblib_nested(pool: Pool) -> Any:
+    f = cell("""
+        import time
+        from joblib import Parallel, delayed
         def f(x):
-            with open({str(path)!r}, "a") as file:
-                file.write("x")
-            return {body}
+            time.sleep(0.02)
+            return sum(Parallel(n_jobs=2)(delayed(pow)(x, i) for i in range(3)))
     """)
-    return function, lambda: len(path.read_text()) if path.exists() else 0
+    with pool.parallel():
+        return joblib.Parallel()(joblib.delayed(f)(i) for i in range(30))
 
 
-def twice(run: Callable[[jn.Executor], Any], runs: Callable[[], int]) -> Any:
-    """Run it twice, and check that the second time nothing is computed and the result is the same."""
+SLOW = """
+    import time
+    import numpy as np
+    from sklearn.base import BaseEstimator, ClassifierMixin
+    class Slow(ClassifierMixin, BaseEstimator):
+        def __init__(self, a=0):
+            self.a = a
+        def fit(self, X, y):
+            time.sleep(0.02)
+            self.classes_ = np.unique(y)
+            return self
+        def predict(self, X):
+            return np.full(len(X), self.classes_[self.a % 2])
+"""
+X, Y = np.arange(80.0).reshape(40, 2), np.arange(40) % 2
+
+
+def grid_search(pool: Pool) -> Any:
+    selection = importlib.import_module("sklearn.model_selection")
+    with pool.parallel():
+        search = selection.GridSearchCV(cell(SLOW, "Slow")(), {"a": list(range(10))}, cv=4, refit=False).fit(X, Y)
+    return search.cv_results_["mean_test_score"]
+
+
+def cross_validation(pool: Pool) -> Any:
+    selection = importlib.import_module("sklearn.model_selection")
+    with pool.parallel():
+        return selection.cross_val_score(cell(SLOW, "Slow")(), X, Y, cv=20)
+
+
+def forest(pool: Pool) -> Any:
+    ensemble = importlib.import_module("sklearn.ensemble")
+    x, y = importlib.import_module("sklearn.datasets").make_classification(2000, 20, random_state=0)
+    with pool.parallel():
+        return ensemble.RandomForestClassifier(40, random_state=0).fit(x, y).predict_proba(x[:50])
+
+
+PROGRAMS: dict[str, Callable[[Pool], Any]] = {
+    program.__name__: program
+    for program in (
+        scipy, emcee, adaptive, optuna, pipefunc, dask, run_in_executor,
+        joblib_generator, joblib_nested, grid_search, cross_validation, forest,
+    )
+}  # fmt: skip
+FORKS = multiprocessing.get_context("forkserver")  # the libraries are imported once
+LIBRARIES = ("scipy.optimize", "emcee", "adaptive", "optuna", "pipefunc", "dask", "sklearn.ensemble")
+
+
+def run(name: str, url: str, notebook: Path, environment: dict[str, str], found: Any) -> None:
+    """A process of its own, as a script is."""
+    os.environ.clear()
+    os.environ.update(environment)
+    jn.connect(url, notebook=notebook)
     with jn.Executor(2) as executor:
-        first = run(executor)
-    count = runs()
-    assert count > 0
-    with jn.Executor(2) as executor:
-        np.testing.assert_equal(run(executor), first)
-    assert runs() == count
-    return first
+        found.send(PROGRAMS[name](Pool(executor, "jug_notebook")))
 
 
-# -- executors ---------------------------------------------------------------------------------------------------------
+def started(name: str, session: jn.Session, tmp_path: Path) -> tuple[Any, Any]:
+    """Return the process that runs the program with this store, and where it sends what it found."""
+    FORKS.set_forkserver_preload([__name__, *LIBRARIES])
+    here, there = FORKS.Pipe(duplex=False)
+    process = FORKS.Process(target=run, args=(name, session.url, tmp_path / "program", dict(os.environ), there))
+    process.start()
+    there.close()
+    return process, here
 
 
-def test_scipys_differential_evolution(session, tmp_path):
-    optimize = pytest.importorskip("scipy.optimize")
-    f, runs = counted(tmp_path, "float(((x - 1) ** 2).sum())")
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_a_program_that_was_killed_computes_only_the_rest_and_the_next_run_nothing(name, session, tmp_path):
+    for library in LIBRARIES:
+        pytest.importorskip(library)
+    with futures.ThreadPoolExecutor(2) as threads:
+        expected = PROGRAMS[name](Pool(threads, "threading"))
+    store = session.access.store
 
-    def run(executor: jn.Executor) -> list[float]:
-        options: dict[str, Any] = {"updating": "deferred", "seed": 1, "maxiter": 5, "polish": False, "popsize": 5}
-        found = optimize.differential_evolution(f, [(-3, 3)] * 2, workers=executor.map, **options)
-        return [*found.x, found.fun]
+    def finished() -> int:
+        return sum(view.counts.get(State.FINISHED, 0) for view in session.status(all=True).snapshot.functions)
 
-    assert twice(run, runs)[2] < 0.1
-
-
-def test_emcee(session, tmp_path):
-    emcee = pytest.importorskip("emcee")
-    f, runs = counted(tmp_path, "-0.5 * float((x**2).sum())")
-
-    def run(executor: jn.Executor) -> Any:
-        sampler = emcee.EnsembleSampler(8, 2, f, pool=executor)
-        sampler.random_state = np.random.RandomState(3).get_state()
-        sampler.run_mcmc(np.random.RandomState(1).randn(8, 2), 5)
-        return sampler.get_chain()
-
-    assert twice(run, runs).shape == (5, 8, 2)
-
-
-def test_adaptive(session, tmp_path):
-    adaptive = pytest.importorskip("adaptive")
-    f, runs = counted(tmp_path, "float(np.tanh(20 * x))")
-
-    def run(executor: jn.Executor) -> float:
-        learner = adaptive.Learner1D(f, bounds=(-1, 1))
-        adaptive.runner.BlockingRunner(learner, npoints_goal=9, executor=executor, ntasks=1, shutdown_executor=False)
-        return float(learner.data[1.0])
-
-    assert twice(run, runs) == np.tanh(20)
-
-
-def test_optuna(session, tmp_path):
-    optuna = pytest.importorskip("optuna")
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    f, runs = counted(tmp_path, "(x - 1) ** 2")
-
-    def run(executor: jn.Executor) -> float:
-        study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
-        for _ in range(3):
-            trials = [study.ask() for _ in range(4)]
-            futures = [executor.submit(f, trial.suggest_float("x", -2, 2)) for trial in trials]
-            for trial, future in zip(trials, futures, strict=True):
-                study.tell(trial, future.result())
-        threads = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=2))
-        threads.optimize(lambda trial: executor.submit(f, trial.suggest_int("x", 5, 5)).result(), n_trials=6, n_jobs=2)
-        return float(study.best_value)
-
-    assert twice(run, runs) < 1
-
-
-@pytest.mark.filterwarnings("ignore:Automatic chunksize:UserWarning")
-def test_pipefunc(session, tmp_path):
-    pipefunc = pytest.importorskip("pipefunc")
-    f, runs = counted(tmp_path, "2 * x")
-
-    def run(executor: jn.Executor) -> int:
-        double = pipefunc.pipefunc(output_name="y", mapspec="x[i] -> y[i]")(f)
-        total = pipefunc.pipefunc(output_name="total")(cell("def total(y): return sum(y)", "total"))
-        pipeline = pipefunc.Pipeline([double, total])
-        found = pipeline.map({"x": list(range(6))}, executor=executor, parallel=True, storage="dict")
-        return int(found["total"].output)
-
-    assert twice(run, runs) == 30
-
-
-def test_dask(session, tmp_path):
-    dask = pytest.importorskip("dask")
-    f, runs = counted(tmp_path, "x + 1")
-
-    def run(executor: jn.Executor) -> Any:
-        return dask.compute(*[dask.delayed(f, pure=True)(i) for i in range(6)], scheduler=executor)
-
-    assert twice(run, runs) == (1, 2, 3, 4, 5, 6)
+    process, found = started(name, session, tmp_path)
+    wait_until(store, lambda: finished() >= 5, "no five tasks were finished")
+    process.kill()
+    process.join()
+    with pytest.raises(EOFError):  # it had found nothing yet
+        found.recv()
+    kept = finished()
+    process, found = started(name, session, tmp_path)
+    np.testing.assert_equal(found.recv(), expected)
+    process.join()
+    (_, runs), tasks = store.runs(), finished()
+    assert kept < tasks <= runs <= tasks + 2  # a worker that ended with its program began each of two again
+    process, found = started(name, session, tmp_path)
+    np.testing.assert_equal(found.recv(), expected)
+    process.join()
+    assert (store.runs()[1], finished()) == (runs, tasks)
 
 
 # -- joblib ------------------------------------------------------------------------------------------------------------
@@ -154,7 +243,13 @@ def test_import_is_enough_and_imports_no_joblib():
 
 
 def test_parallel_as_a_list_a_generator_nested_and_failing(session, tmp_path, capsys):
-    f, runs = counted(tmp_path, "x * x")
+    path = tmp_path / "runs"
+    f = cell(f"""
+        def f(x):
+            with open({str(path)!r}, "a") as file:
+                file.write("x")
+            return x * x
+    """)
     nested = cell("""
         from joblib import Parallel, delayed
         def f(x):
@@ -168,7 +263,7 @@ def test_parallel_as_a_list_a_generator_nested_and_failing(session, tmp_path, ca
         assert list(found) == squares
         unordered = joblib.Parallel(return_as="generator_unordered")(delayed(f)(i) for i in range(40))
         assert sorted(unordered) == squares
-        assert runs() == 40  # however the calls are batched
+        assert len(path.read_text()) == 40  # however the calls are batched
         assert "Done  40 out of  40" in "".join(capsys.readouterr())
         assert joblib.Parallel()(delayed(nested)(i) for i in (2, 3)) == [7, 13]
         with pytest.raises(ValueError, match="invalid literal"):
@@ -229,59 +324,6 @@ def test_scikit_learn_searches_forests_and_settings(session):
         forest = RandomForestClassifier(10, random_state=0).fit(x, y)
         assert forest.score(x, y) > 0.9
         assert counts()["DecisionTreeClassifier.parallel_build_trees"] == 10
-
-
-SEARCH = """
-    import time
-    import joblib, numpy as np
-    from sklearn.base import BaseEstimator, ClassifierMixin
-    from sklearn.model_selection import GridSearchCV
-    import jug_notebook as jn
-
-    class Slow(ClassifierMixin, BaseEstimator):
-        def __init__(self, a=0):
-            self.a = a
-        def fit(self, X, y):
-            self.classes_ = np.unique(y)
-            time.sleep(0.05)
-            with open({path!r}, "w") as file:
-                file.write(f"{{self.a}}\\n")
-            return self
-        def predict(self, X):
-            return np.full(len(X), self.classes_[self.a % 2])
-
-    jn.connect({store!r})
-    X, y = np.arange(60.0).reshape(30, 2), np.arange(30) % 2
-    with joblib.parallel_config("jug_notebook", n_jobs=2):
-        GridSearchCV(Slow(), {{"a": list(range(10))}}, cv=3, refit=False).fit(X, y)
-    print("done")
-"""
-
-
-def test_a_grid_search_that_was_killed_computes_only_the_rest(session, tmp_path):
-    pytest.importorskip("sklearn")
-    fits = Fifo(tmp_path)
-    script = tmp_path / "search.py"
-    script.write_text(textwrap.dedent(SEARCH.format(path=fits.path, store=session.url)))
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    with subprocess.Popen([sys.executable, script], env=environment) as process:
-        for _ in range(18):
-            fits.read_line()
-        process.kill()
-        session.stop(now=True)
-    seen = -1
-    while any(alive and info.kind != "session" for info, alive, _ in session.access.store.processes()):
-        seen = session.access.store.watch(seen, 0.1)
-    [view] = session.status(all=True).snapshot.functions
-    stored = view.counts[State.FINISHED]
-    assert view.name == "Slow.fit_and_score"
-    assert 16 <= stored < 30
-    with subprocess.Popen([sys.executable, script], env=environment, stdout=subprocess.PIPE) as process:
-        for _ in range(30 - stored):
-            fits.read_line()
-        assert process.communicate(timeout=60)[0] == b"done\n"
-    [view] = session.status(all=True).snapshot.functions
-    assert view.counts[State.FINISHED] == 30
 
 
 def test_a_search_over_a_large_array_stores_it_once_and_workers_of_one_host_share_its_memory(session, tmp_path):
