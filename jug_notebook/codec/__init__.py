@@ -199,7 +199,7 @@ def dump_function(
     ``label_of`` maps the file name of a cell's code to the label that people see: "Cell In[3]". Raises Unstorable.
     """
     function = callables.plain(function)
-    name = getattr(function, "__name__", "the function")
+    name = getattr(function, "__name__", type(function).__name__)
     try:
         data, pickler = stream(function, put, whole=True)
     except JugError:

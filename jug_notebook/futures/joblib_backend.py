@@ -134,6 +134,7 @@ class _Nested:
     def __init__(self, function: Callable[..., Any], nested: tuple[Any, Any]) -> None:
         self.function = function
         self.nested = nested
+        self.__name__ = getattr(function, "__name__", type(function).__name__)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         backend, n_jobs = self.nested

@@ -242,6 +242,7 @@ def test_import_is_enough_and_imports_no_joblib():
         assert "JugBackend" in found.stdout
 
 
+@pytest.mark.filterwarnings("ignore::jug_notebook.KeyAdvice")
 def test_parallel_as_a_list_a_generator_nested_and_failing(session, tmp_path, capsys):
     path = tmp_path / "runs"
     f = cell(f"""
@@ -268,6 +269,11 @@ def test_parallel_as_a_list_a_generator_nested_and_failing(session, tmp_path, ca
         assert joblib.Parallel()(delayed(nested)(i) for i in (2, 3)) == [7, 13]
         with pytest.raises(ValueError, match="invalid literal"):
             joblib.Parallel()(delayed(int)(text) for text in "12a4")
+        with (
+            open(__file__) as file,
+            pytest.raises(jn.Unstorable, match=r"^function <lambda>\S* .* TextIOWrapper, .*pass its path[^\n]*$"),
+        ):
+            joblib.Parallel()(delayed(lambda x: file.read())(i) for i in range(3))
         with pytest.raises(ValueError, match="has no meaning"):
             joblib.Parallel(n_jobs=0)(delayed(f)(i) for i in range(3))
 
