@@ -30,6 +30,14 @@ class TaskView(Struct, frozen=True):
     waits_for: str = ""  #: of a ready one: the limit that is used up, "db (4 of 4 in use)"
 
 
+class Spread(Struct, frozen=True):
+    """What runs of a function took of something: on average, 95 % of them at most, and the largest."""
+
+    mean: float = 0.0
+    p95: float = 0.0
+    largest: float = 0.0
+
+
 class FunctionView(Struct, frozen=True):
     """One function and its tasks by state. ``mean`` is seconds per finished task, None before the first."""
 
@@ -38,6 +46,7 @@ class FunctionView(Struct, frozen=True):
     mean: float | None = None
     reused: int = 0  #: finished tasks that did not run, but reused an equal run's value
     kept: int = 0  #: further finished tasks that are requested no more: of earlier versions
+    memory: Spread = Spread()  #: bytes that its latest runs took at most; zeros where none was measured
 
     @property
     def size(self) -> int:
@@ -114,14 +123,6 @@ class RunView(Struct, frozen=True):
     duration: float = 0.0
     message: str = ""
     fate: str = ""  #: where it no longer counts: "tried again" or "dropped"
-
-
-class Spread(Struct, frozen=True):
-    """What runs of a function took of something: on average, 95 % of them at most, and the largest."""
-
-    mean: float = 0.0
-    p95: float = 0.0
-    largest: float = 0.0
 
 
 class FunctionProfile(Struct, frozen=True):

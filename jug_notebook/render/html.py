@@ -243,20 +243,24 @@ def functions_html(
     states = summary.visible_states(snapshot.counts)
     kept, rest = summary.cut_functions(summary.current(snapshot), limit)
 
-    def row(name: str, counts: Mapping[State, int], mean: str, left: str) -> list[str]:
+    measured = any(function.memory.largest for function in kept)
+
+    def row(name: str, counts: Mapping[State, int], mean: str, left: str, memory: str = "") -> list[str]:
         cells = [_number(counts.get(state, 0), state) or styles.zero for state in states]
-        return [name, small_bar(counts, styles), *cells, mean, left]
+        return [name, small_bar(counts, styles), *cells, mean, left, *([memory] if measured else [])]
 
     rows = []
     for function in kept:
         whole = f' title="{escape(function.name)}"' if len(function.name) > 20 else ""
         name = f"<b{whole}>{escape(elide_middle(function.name, 40))}</b>"
         mean = "" if function.mean is None else unbroken(duration(function.mean))
-        rows.append(row(name, function.counts, mean, unbroken(summary.time_left(snapshot, function))))
+        left, memory = unbroken(summary.time_left(snapshot, function)), summary.memory_text(function)
+        memory = memory and f'<span title="{escape(summary.memory_details(function))}">{unbroken(memory)}</span>'
+        rows.append(row(name, function.counts, mean, left, memory))
     if rest:
         more = _span(_FAINT, f"and {number(len(rest))} more: {escape(hints.more.format('functions'))}")
         rows.append(row(more, summary.total_counts(f.counts for f in rest), "", ""))
-    numbers = [*(state.value for state in states), "mean time", "time left"]
+    numbers = [*(state.value for state in states), "mean time", "time left", *(["memory"] if measured else [])]
     return f'<div style="margin-top:10px">{table_html(["function", "", *numbers], rows, numbers, styles)}</div>'
 
 

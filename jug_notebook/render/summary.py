@@ -21,7 +21,7 @@ from jug_notebook.model import (
     WorkerInfo,
     WorkerView,
 )
-from jug_notebook.render.format import duration, elide_call, number, plural
+from jug_notebook.render.format import duration, elide_call, number, plural, size
 
 FUNCTIONS = 20  #: rows of functions that are shown,
 WORKERS = 16  #: of workers,
@@ -194,6 +194,17 @@ def time_left(snapshot: Snapshot, function: FunctionView) -> str:
         return ""
     left = snapshot.time_left([function])
     return duration(left) if left >= 1 else "< 1 s"
+
+
+def memory_text(function: FunctionView) -> str:
+    """Return the memory that a task of a function usually takes at most; nothing where that wasn't measured."""
+    return size(function.memory.p95) if function.memory.largest else ""
+
+
+def memory_details(function: FunctionView) -> str:
+    """Return more of that."""
+    found = function.memory
+    return f"at most: {size(found.mean)} on average, {size(found.p95)} in 95 % of runs, {size(found.largest)} once"
 
 
 def progress_text(info: WorkerInfo) -> str:

@@ -92,20 +92,22 @@ def functions_text(snapshot: Snapshot, limit: int = summary.FUNCTIONS, hints: Hi
     """Return the lines of a table with a row per function."""
     states = summary.visible_states(snapshot.counts)
     kept, rest = summary.cut_functions(summary.current(snapshot), limit)
+    measured = any(function.memory.largest for function in kept)
     rows = [
         [
             elide_middle(function.name, 40),
             *(_count(function.counts.get(state, 0)) for state in states),
             "" if function.mean is None else duration(function.mean),
             summary.time_left(snapshot, function),
+            *([summary.memory_text(function)] if measured else []),
         ]
         for function in kept
     ]
     if rest:
         total = summary.total_counts(f.counts for f in rest)
         more = f"and {number(len(rest))} more: {hints.more.format('functions')}"
-        rows.append([more, *(_count(total.get(state, 0)) for state in states), "", ""])
-    numbers = [*(state.value for state in states), "mean time", "time left"]
+        rows.append([more, *(_count(total.get(state, 0)) for state in states), "", "", *([""] if measured else [])])
+    numbers = [*(state.value for state in states), "mean time", "time left", *(["memory"] if measured else [])]
     return table(["function", *numbers], rows, numbers)
 
 

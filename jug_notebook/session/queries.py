@@ -27,6 +27,7 @@ from jug_notebook.model import (
     Scope,
     Snapshot,
     Span,
+    Spread,
     State,
     Target,
     TaskView,
@@ -45,7 +46,10 @@ from jug_notebook.store.signed import SignedReader, template
 from jug_notebook.system import whole_number
 from jug_notebook.task import definitions
 from jug_notebook.task.handles import SHORT
+from jug_notebook.worker.usage import LONG
 
+SAMPLE = 200  #: runs of a function, the latest, that tell what its tasks take
+RARELY = 20  #: times as long as a look at them took until the next one
 AT_A_GLANCE = 60  #: most failures read for a picture that will be renewed soon
 PROFILED = 20_000  #: most runs, the latest, of which a profile is made
 EXPLAINED = 2000  #: tasks of a function up to which a cell's line tells why some will run
@@ -63,6 +67,8 @@ class Queries:
         self._signed = access.signed
         self._targets = targets
         self._failures = FailureIndex(access.store, access.signed)
+        self._memory: dict[str, tuple[int, Spread]] = {}  #: by function: finished tasks when it was looked up, and it
+        self._next_memory = 0.0
 
     # -- pictures of all tasks -----------------------------------------------------------------------------------------
 
@@ -130,6 +136,16 @@ class Queries:
         scope = self._access.scope_of(all)
         return self._snapshot(scope, self._failures.kinds(self._failures.latest(scope), AT_A_GLANCE))
 
+    def _with_memory(self, view: FunctionView) -> FunctionView:
+        """Return a function with the memory that its runs take, looked up again when there are more of them."""
+        done, now = view.counts.get(State.FINISHED, 0), time.monotonic()
+        known, memory = self._memory.get(view.name, (0, view.memory))
+        if (view.mean or 0.0) >= LONG and done > 1.1 * known and now >= self._next_memory:
+            memory = usual_memory(self._access, view.name)
+            self._memory[view.name] = done, memory
+            self._next_memory = time.monotonic() + RARELY * (time.monotonic() - now)
+        return msgspec.structs.replace(view, memory=memory)
+
     def _snapshot(self, scope: Scope, kinds: tuple[FailureKind, ...]) -> Snapshot:
         snapshot, crews = self._store.snapshot(scope), self._access.crews
         sizes: dict[str, int] = {}  # by name, for asking again is about the same workers
@@ -142,8 +158,9 @@ class Queries:
         lines += [also.note] if also is not None and also.note else []
         notes = (*snapshot.notes, *lines, *(line for crew in crews[-1:] for line in crew.failures))
         return msgspec.structs.replace(
-            snapshot, store=self._access.display_url, kinds=kinds, starting=starting, notes=notes
-        )
+            snapshot, store=self._access.display_url, kinds=kinds, starting=starting, notes=notes,
+            functions=tuple(map(self._with_memory, snapshot.functions)),
+        )  # fmt: skip
 
     def status_of(self, keys: Sequence[Key]) -> Status:
         """Return the status of these tasks alone."""
@@ -389,6 +406,13 @@ class Queries:
         """Return the hosts on which workers are, or were lately, sorted."""
         known = [info for info, _, _ in self._store.processes() if info.kind != "session"]
         return sorted({name for info in known if (name := info.place or info.host).isprintable()})
+
+
+def usual_memory(access: StoreAccess, name: str) -> Spread:
+    """Return the bytes that a function's latest runs took at most; zeros where none was measured."""
+    ended = [key for key, _, verdict in access.store.calls(name) if verdict is not None and verdict.duration >= LONG]
+    outcomes = [outcome for outcome in access.signed.outcomes(ended[-SAMPLE:]) if outcome is not None]
+    return profile_of(name, outcomes).memory if outcomes else Spread()
 
 
 def _function_view(name: str, views: Sequence[TaskView]) -> FunctionView:

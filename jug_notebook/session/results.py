@@ -178,7 +178,7 @@ class Results:
         self.progress = terminal_line  #: returns what shows how far a wait is, or None
         self.wait_for_workers = 0.0  #: seconds to wait while no worker is running, where a call gives none
         self._seen = -1
-        self._doubted: set[Key] = set()  # tasks with an outcome that could not be opened
+        self._doubted: dict[Key, int] = {}  # how often a task had an outcome that could not be opened
         self._dropped: set[str] = set()  #: warnings of tasks that were given here
         self._ticks: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Task[int]] = (
             weakref.WeakKeyDictionary()
@@ -452,11 +452,13 @@ class Results:
         return left
 
     def _doubts(self, key: Key) -> bool:
-        """Have a damaged record read anew, once for a task; after that, where possible, have the task run again."""
-        if key in self._doubted:
-            return _runs_again(self._store, key, self._user)
-        self._doubted.add(key)
-        return self._store.doubt()
+        """Have a damaged record read anew, once for a task; after that, where possible, have the task run again, once.
+
+        Whoever writes to the store without its key could have it run for ever.
+        """
+        before = self._doubted.get(key, 0)
+        self._doubted[key] = before + 1
+        return before < 2 and (_runs_again(self._store, key, self._user) if before else self._store.doubt())
 
     def _brings_back(self, key: Key) -> bool:
         """Where a task failed, or what it needs, for want of a blob, and that is there again by now: try it again.

@@ -14,8 +14,8 @@ from jug_notebook.launch import start
 from jug_notebook.model import OPEN_STATES, Claim, FunctionView, Scale, Settlement, State, Stop, Target
 from jug_notebook.render import duration, plural
 from jug_notebook.render.format import size
-from jug_notebook.render.profile import profile_of
 from jug_notebook.session.access import StoreAccess
+from jug_notebook.session.queries import usual_memory
 from jug_notebook.session.results import Results
 from jug_notebook.session.targets import TargetResolver, graph_of
 from jug_notebook.store import PATIENCE
@@ -23,13 +23,11 @@ from jug_notebook.worker import WorkerOptions, number_of_workers
 from jug_notebook.worker.execution import TaskRunner
 from jug_notebook.worker.loop import FailureWatcher, work_in_process
 from jug_notebook.worker.resources import find_memory
-from jug_notebook.worker.usage import LONG
 
 if TYPE_CHECKING:
     from jug_notebook.launch import Crew
     from jug_notebook.launch.remote import Preflight
 
-SAMPLE = 200  #: runs of a function that foretell what the next ones take
 LOOK = 0.2  #: seconds between two looks at workers that end
 
 
@@ -233,7 +231,7 @@ class Workers:
         else:
             functions, _ = graph_of(wanted, access.scope, access.store, access.signed)
         had = local.there(access.store, msgspec.structs.replace(options, size=size))
-        peaks = {view.name: _usual_peak(access, view.name) for view in functions if view.open}
+        peaks = {view.name: usual_memory(access, view.name).p95 for view in functions if view.open}
         return Plan(functions, max(size, had), max(0, size - had), peaks, int(find_memory()[0]))
 
     def look(
@@ -352,13 +350,6 @@ def _text(name: str, given: Any) -> str | None:
     if isinstance(given, Path):
         return str(given)
     raise LaunchError(f"{name}={given!r:.60}: give a string or a Path")
-
-
-def _usual_peak(access: StoreAccess, name: str) -> float:
-    """Return the bytes that 95 % of a function's latest runs took at most; 0 where none was measured."""
-    ended = [key for key, _, verdict in access.store.calls(name) if verdict is not None and verdict.duration >= LONG]
-    outcomes = [outcome for outcome in access.signed.outcomes(ended[-SAMPLE:]) if outcome is not None]
-    return profile_of(name, outcomes).memory.p95 if outcomes else 0.0
 
 
 class Plan(msgspec.Struct, frozen=True):

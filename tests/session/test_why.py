@@ -348,7 +348,7 @@ def test_what_others_put_into_the_store_is_not_opened(session):
     [body] = store.specs([f(1).key])
     assert body is not None
     signed = session.access.signed
-    signed._seal = type(signed._seal)(b"x" * 32, store.id)
+    signed.seal = type(signed.seal)(b"x" * 32, store.id)
     assert [reason.cause for reason in task.why().reasons] == [Cause.UNKNOWN]
 
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import msgspec
 import pytest
 
+import jug_notebook as jn
 from jug_notebook.launch.local import environment
 from jug_notebook.model import Failed, Outcome, Run, Spread
 from jug_notebook.render.profile import profile_html, profile_of, profile_text
@@ -131,3 +134,30 @@ def test_a_dry_run_foretells_time_and_memory_and_warns_where_the_host_has_less(t
     assert memory == 3 * peak
     assert ", with 3 workers, up to " in ran.stdout
     assert "; this host has 100 MB: start fewer workers" in ran.stdout
+
+
+def test_the_status_has_the_memory_of_functions_whose_runs_were_measured(tmp_path: Path) -> None:
+    @jn.task
+    def roomy(n: int) -> int:
+        held = bytearray(3 * 10**8)
+        time.sleep(LONG)
+        return len(held) * n
+
+    @jn.task
+    def short(n: int) -> int:
+        return n
+
+    session = jn.connect(tmp_path / "jugdata", notebook=tmp_path / "n.ipynb")
+    tasks = roomy.map([0, 1]), short.map([1, 2])
+    crew = jn.execute(1)
+    try:
+        jn.result(tasks)
+        status = session.status()
+    finally:
+        crew.stop()
+        session.close()
+    memory = {view.name.rpartition(".")[2]: view.memory for view in status.functions}
+    assert 300 * MB < memory["roomy"].mean <= memory["roomy"].p95 <= memory["roomy"].largest
+    assert memory["short"] == Spread()
+    assert re.search(r"time left +memory\n.*roomy +2 .* MB\n.*short +2 .*ms\n", repr(status))
+    assert 'title="at most: ' in status._repr_html_()
