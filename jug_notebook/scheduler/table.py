@@ -22,6 +22,7 @@ from jug_notebook.scheduler.records import (
     UNKNOWN,
     FunctionQueue,
     Outcome,
+    Place,
     TaskRecord,
     round_of,
     unpacked,
@@ -93,6 +94,17 @@ class TaskTable(Mapping[Key, TaskRecord]):
         found = self._find(key)
         record = b"" if found is None else _ROW.unpack_from(*found)[-1]
         return unpacked(key, record) if record else None
+
+    def spec(self, key: Key) -> Place | None:
+        """Return where the sealed spec of a task is; None if it was never submitted."""
+        task = self.live.get(key)
+        if task is not None:
+            return None if task.state == UNKNOWN else task.spec
+        found = self._find(key)
+        if found is None:
+            return None
+        bucket, at = found
+        return int.from_bytes(bucket[at + _NUMBER : at + _KEY], "big")
 
     def __contains__(self, key: object) -> bool:
         return key in self.live or (isinstance(key, str) and self._find(key) is not None)

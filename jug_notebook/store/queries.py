@@ -28,7 +28,7 @@ from jug_notebook.model import (
     Verdict,
 )
 from jug_notebook.scheduler import queries
-from jug_notebook.scheduler.records import STATES, Outcome, Place
+from jug_notebook.scheduler.records import STATES, Outcome, Place, derived_outcome
 from jug_notebook.scheduler.state import SchedulerState
 from jug_notebook.scheduler.views import task_view
 
@@ -83,8 +83,7 @@ class Queries(Protocol):
     def specs(self, keys: Sequence[Key]) -> list[bytes | None]:
         """Return sealed specs by key; None for unknown tasks."""
         with self._updated() as scheduler:
-            tasks = [scheduler.tasks.peek(key) for key in keys]
-            return self._bodies([None if task is None or task.state < 0 else task.spec for task in tasks])
+            return self._bodies([scheduler.tasks.spec(key) for key in keys])
 
     @_of_what_is_there
     def outcomes(self, keys: Sequence[Key]) -> list[CurrentOutcome | None]:
@@ -167,10 +166,9 @@ class Queries(Protocol):
         """Return the tasks of one function, whoever requested them, each with the verdict that counts now."""
         with self._updated() as scheduler:
             found = list(queries.listing(scheduler.tasks.values(), Scope(), Target(names=frozenset([name]))))
-            outcomes = [scheduler.outcome(task.key) for task in found]
             return [
-                (task.key, STATES[task.state], None if outcome is None else outcome[0])
-                for task, outcome in zip(found, outcomes, strict=True)
+                (task.key, STATES[task.state], None if (outcome := derived_outcome(task)) is None else outcome[0])
+                for task in found
             ]
 
     def edges(self, scope: Scope = Scope()) -> list[tuple[str, str, int]]:
