@@ -249,7 +249,7 @@ class ReadyQueue:
         if not offer.tasks:
             return self.limits.is_valid(offer.lease)
         if offer.task.state == UNKNOWN:  # a name of `store.once`; a task that was forgotten is in a later round
-            return offer.task.round == offer.lease.round
+            return offer.task.round == offer.lease.round and not offer.task.records
         return offer.task.state == READY and self._offer(offer.task).lease == offer.lease
 
     def next_retry(self) -> float | None:

@@ -19,6 +19,7 @@ from jug_notebook.model import (
     Event,
     Forgotten,
     Invalidated,
+    Key,
     Lease,
     Released,
     Request,
@@ -28,7 +29,6 @@ from jug_notebook.model import (
     WorkerId,
     WorkerLost,
 )
-from jug_notebook.scheduler.records import TaskRecord
 from jug_notebook.scheduler.state import SchedulerState, without_forgotten
 
 ROWS = 1000  #: tasks in one event, at most
@@ -44,7 +44,7 @@ class Merger:
         self._scheduler = scheduler
         self._append = append
         self._alone = alone
-        self._seen: dict[TaskRecord, int] = {}  # bits for the parts of a task that were taken: events may come twice
+        self._seen: dict[Key, int] = {}  # bits for the parts of a task that were taken: events may come twice
         self._others: set[bytes] = set()
         self._rows: dict[tuple[Any, ...], list[tuple[Any, ...]]] = {}
         self._lost: dict[WorkerId, bool] = {}  #: whether their end was only found
@@ -61,7 +61,7 @@ class Merger:
                     continue
                 if (task.queue.priority, task.queue.resources) != (event.priority, event.resources):
                     continue  # a later one counts
-                if self._first(task, 0):
+                if self._first(key, 0):
                     counts = void is not None or key in self._scheduler.resubmitted
                     self._put((Submitted, *function, event.counter if counts else 0), (key, needs, form, body))
         elif type(event) is Requested:
@@ -69,7 +69,7 @@ class Merger:
             for key in event.keys:
                 task = tasks.peek(key)
                 for index, request in enumerate(task.requests if task is not None else ()):
-                    if request == wanted and task is not None and self._first(task, 1 + 3 * index):
+                    if request == wanted and task is not None and self._first(key, 1 + 3 * index):
                         self._put((Requested, *wanted), (key,))
         elif type(event) is Settled:
             for verdict, body in zip(event.verdicts, bodies, strict=True):
@@ -79,7 +79,7 @@ class Merger:
                         known == verdict
                         and by == event.worker
                         and task is not None
-                        and self._first(task, 2 + 3 * index)
+                        and self._first(task.key, 2 + 3 * index)
                     ):
                         self._put((Settled, event.worker), (verdict, body))
         elif isinstance(event, Claimed | Released):
@@ -98,9 +98,9 @@ class Merger:
                 if left.keys and not (isinstance(left, Forgotten) and self._alone):
                     self._append(left, kept)
 
-    def _first(self, task: TaskRecord, what: int) -> bool:
-        seen = self._seen.get(task, 0)
-        self._seen[task] = seen | 1 << what
+    def _first(self, key: Key, what: int) -> bool:
+        seen = self._seen.get(key, 0)
+        self._seen[key] = seen | 1 << what
         return not seen >> what & 1
 
     def finish(self) -> None:

@@ -37,6 +37,7 @@ from jug_notebook.scheduler import queries, queue, state
 from jug_notebook.scheduler.queue import BUDGET
 from jug_notebook.scheduler.records import KEPT, REUSED, STATES, Offer
 from jug_notebook.scheduler.state import SchedulerState
+from jug_notebook.store.merging import Merger
 
 HERE = Origin("ann", "/a.ipynb", "cell-1")
 LONE = sha1(b"alone").hexdigest()  #: a key as real ones are: a finished task of that name can be packed
@@ -647,6 +648,25 @@ def test_an_offer_of_a_task_is_no_longer_valid_once_it_has_finished_and_is_packe
     scheduler.apply(*settled(finished(LONE, b"1")))
     assert LONE not in scheduler.tasks.live
     assert not scheduler.queue.is_valid(offer), "or another worker would run it again"
+
+
+def test_an_offer_of_what_is_no_task_is_no_longer_valid_once_it_is_done() -> None:
+    scheduler = SchedulerState()
+    task = scheduler._record(LONE)
+    offer = Offer(task, Lease(LONE, 0, NO_INPUTS, 1), 0, 0, (task,))
+    assert scheduler.queue.is_valid(offer)
+    scheduler.apply(*settled(finished(LONE, b"done")))
+    assert not scheduler.queue.is_valid(offer), "or what is to be done once would be done twice beside a compaction"
+
+
+def test_what_is_known_of_a_packed_task_is_kept_once_however_often_it_is_read() -> None:
+    events = [submitted(LONE), (requested(LONE), []), settled(finished(LONE, b"1"))]
+    kept: list[Event] = []
+    merger = Merger(packed(), lambda event, bodies: kept.append(event), True)
+    for event, bodies in events * 2:
+        merger.take(event, bodies)
+    merger.finish()
+    assert kept == [event for event, _ in events]
 
 
 def test_a_packed_task_that_another_one_needs_has_a_record_as_long_as_it_does() -> None:
