@@ -7,7 +7,7 @@ An outcome is packed into few bytes, for there is one for each task, and there m
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from struct import Struct
 from typing import NamedTuple, TypeAlias
@@ -261,6 +261,15 @@ class Offer(NamedTuple):
     deaths: int
     tasks: tuple[TaskRecord, ...]
     tokens: tuple[Lease, ...] = ()
+
+
+def parted(offers: Iterable[Offer]) -> tuple[list[Lease], list[Lease]]:
+    """Return the leases of those that are tokens of limits, and of those that are tasks."""
+    tokens: list[Lease] = []
+    leases: list[Lease] = []
+    for offer in offers:
+        (leases if offer.tasks else tokens).append(offer.lease)
+    return tokens, leases
 
 
 def retry_time(task: TaskRecord) -> float:

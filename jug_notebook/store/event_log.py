@@ -56,7 +56,7 @@ from jug_notebook.model import (
 from jug_notebook.scheduler import queries
 from jug_notebook.scheduler.queries import is_narrow
 from jug_notebook.scheduler.queue import with_followers
-from jug_notebook.scheduler.records import STATES, Offer, Outcome, Place, TaskRecord
+from jug_notebook.scheduler.records import STATES, Offer, Outcome, Place, TaskRecord, parted
 from jug_notebook.scheduler.state import SchedulerState
 from jug_notebook.scheduler.views import snapshot
 from jug_notebook.store import Inventory, Store, addresses_in, named_in
@@ -99,7 +99,7 @@ class EventLogStore(Store, ABC):
         self._lock = threading.RLock()
         self.in_doubt = False  # as after an interrupt (Ctrl-C) that may have changed half of the picture
         self._extents = Extents(self)
-        self._undelivered: list[Lease] = []  # claims that were won, and failed before they came to their worker
+        self._undelivered: list[Offer] = []  # claims that were won, and failed before they came to their worker
         self._lost = 0.0  # claims of late that others had won: then there is less of a race further back in the queue
 
     # -- what a subclass defines ---------------------------------------------------------------------------------------
@@ -254,8 +254,7 @@ class EventLogStore(Store, ABC):
                     self._commit(None)
                     return []
                 if self._undelivered:
-                    self._record(Released(self._undelivered))
-                    self._undelivered = []
+                    self._give_back(worker)
                 won, expected = self._claim(worker, Wanted(limit, target, python, chains, fits), look)
                 if any(offer.lease.attempt > 1 for offer in won):
                     expected = None  # that it was claimed is written first, for it may kill its host
@@ -293,8 +292,17 @@ class EventLogStore(Store, ABC):
         try:
             yield
         except Exception:
-            self._undelivered += [offer.lease for offer in won]
+            self._undelivered += won
             raise
+
+    def _give_back(self, worker: WorkerId) -> None:
+        """Record that what didn't come to its worker is given back: with a task, its tokens are used up."""
+        tokens, leases = parted(self._undelivered)
+        if tokens:
+            self._record(Claimed(worker, [], tokens))
+        if leases:
+            self._record(Released(leases))
+        self._undelivered = []
 
     def _settle(self, worker: WorkerId, settled: Sequence[Settlement]) -> None:
         verdicts, bodies = [], []
@@ -538,8 +546,9 @@ def _forget(store: EventLogStore, going: Sequence[TaskRecord]) -> None:
     """Forget these tasks; submit those again that were requested in the same moment."""
     specs = dict(zip([task.key for task in going], store._read([task.spec for task in going]), strict=True))
     queues = {task.key: (task.queue, tuple(need.key for need in task.needs), task.form) for task in going}
-    for part in batched(going):
-        store._record(Forgotten(store._scheduler.counter, [task.key for task in part], [task.round for task in part]))
+    for part in batched([(task.key, task.round) for task in going]):  # a record may be packed between two parts
+        keys, rounds = map(list, zip(*part, strict=True))
+        store._record(Forgotten(store._scheduler.counter, keys, rounds))
     store.sync()
     store._poll()
     for key, (queue, needs, form) in queues.items():

@@ -16,7 +16,20 @@ import msgspec
 import pytest
 
 from jug_notebook import system
-from jug_notebook.model import Claim, Origin, Settlement, State, SubmitReport, Target, Verdict, Why
+from jug_notebook.errors import StoreError
+from jug_notebook.model import (
+    Claim,
+    Origin,
+    Settlement,
+    State,
+    SubmitReport,
+    Target,
+    Verdict,
+    Why,
+    parse_limits,
+    with_limits,
+)
+from jug_notebook.scheduler import state
 from jug_notebook.store import Store, open_store
 from jug_notebook.store.atomic import Folder
 from jug_notebook.store.file import FileStore, compaction
@@ -176,6 +189,27 @@ def test_a_worker_with_an_old_picture_does_not_run_again_what_lost_its_claims(fo
         assert logs(folder)["claims"] == 0
         assert stale.claim(worker.id, 9, 0.0) == []
     assert stale.states([key("a"), key("b")]) == [State.FINISHED, State.FINISHED]
+
+
+def test_a_limited_task_that_was_won_and_not_delivered_is_free_for_others_at_once(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = open_store(folder), open_store(folder)
+    assert isinstance(one, FileStore)
+    one.submit([msgspec.structs.replace(task("a"), resources=with_limits((), parse_limits("db:1")))], HERE)
+    first, second = worker_of(one).id, worker_of(other).id
+    with monkeypatch.context() as patch:
+        patch.setattr(one._claims, "epoch", lambda: b"another")
+        patch.setattr(one, "_read_all_logs", raises)
+        with pytest.raises(StoreError, match="away"):
+            one.claim(first, 1, 0.0)
+    assert one.claim(first, 1, 0.0, target=Target(frozenset(["g"]))) == []
+    (claim,) = other.claim(second, 1, 0.0)
+    assert (claim.lease.key, claim.lease.attempt) == (key("a"), 2)
+
+
+def raises(now: float) -> None:
+    raise StoreError("the folder is away")
 
 
 _KILLED = """
@@ -428,6 +462,20 @@ def test_forgotten_tasks_are_gone_for_all_and_their_space_after_a_compaction(fol
     assert b"spec of a" not in sealed.read_bytes()
     assert b"spec of c" in sealed.read_bytes()
     assert open_store(folder).submit([task("a"), task("c")], HERE) == SubmitReport(new=1, finished=1)
+
+
+def test_many_finished_tasks_are_forgotten_with_their_outcomes_though_they_are_packed_meanwhile(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(state, "TOGETHER", 1)
+    tasks = [task(str(i)) for i in range(1500)]
+    keys = [one.key for one in tasks]
+    store.submit(tasks, HERE)
+    assert run_all(store) == 1500
+    store.request(keys, HERE, wanted=False)
+    assert store.sweep(keys, [], 0.0).tasks == 1500
+    assert store.submit(tasks, HERE) == SubmitReport(new=1500), "or values would count that were swept"
+    assert run_all(store) == 1500
 
 
 def test_what_was_forgotten_stays_so_when_old_logs_are_read_after_the_news(folder: Path) -> None:

@@ -41,7 +41,7 @@ from jug_notebook.model import (
     WorkerLost,
 )
 from jug_notebook.scheduler.queries import CountRow
-from jug_notebook.scheduler.records import RUNNING, Offer, Place
+from jug_notebook.scheduler.records import RUNNING, Offer, Place, parted
 from jug_notebook.scheduler.state import SchedulerState
 from jug_notebook.scheduler.views import snapshot
 from jug_notebook.store.event_log import EventLogStore, Wanted, Won
@@ -353,7 +353,7 @@ class RedisStore(EventLogStore):
     def _win(self, worker: WorkerId, offers: Sequence[Offer]) -> list[bool]:
         self._require_key()
         places = list(dict.fromkeys(place for offer in offers for place in self._places_for(offer)))
-        claiming = self._log.claim_command(worker, *_parted(offers))
+        claiming = self._log.claim_command(worker, *parted(offers))
         try:
             owners, *bodies = self._send([claiming, *self._fetching(places)])
             if self._log.stale:
@@ -367,7 +367,7 @@ class RedisStore(EventLogStore):
             raise Returned
         held = [offer for offer, owner in zip(offers, owners, strict=True) if not owner]
         if held:
-            self._connection.remember(self._log.claim_command(worker, *_parted(held), again=claiming))
+            self._connection.remember(self._log.claim_command(worker, *parted(held), again=claiming))
         news = self._apply()
         self._fetched = {
             place: body for place, body in zip(places, (b for part in bodies for b in part), strict=True) if body
@@ -381,7 +381,7 @@ class RedisStore(EventLogStore):
         if news:  # what was won by a picture that was out of date is given back
             valid = _still_valid(self._scheduler, offers, won)
             lost = [offer for offer, has, still in zip(offers, won, valid, strict=True) if has and not still]
-            won, (unused, void) = valid, _parted(lost)
+            won, (unused, void) = valid, parted(lost)
             if unused:
                 super()._record(Claimed(worker, void, unused))
             if void:
@@ -400,7 +400,7 @@ class RedisStore(EventLogStore):
                 held.setdefault(worker, []).append(offer)
         self._announced = False
         for worker, offers in held.items():
-            tokens, leases = _parted(offers)
+            tokens, leases = parted(offers)
             self._record_all([(Claimed(worker, leases, tokens), ()), (Released(leases), ())])
 
     # -- processes -----------------------------------------------------------------------------------------------------
@@ -501,12 +501,3 @@ def _still_valid(scheduler: SchedulerState, offers: Sequence[Offer], won: Sequen
     """Return what of that which was won would still be offered: of a task and its tokens, all or nothing."""
     valid = [has and scheduler.queue.is_valid(offer) for offer, has in zip(offers, won, strict=True)]
     return valid if all(offer.tasks for offer in offers) else [all(valid)] * len(valid)
-
-
-def _parted(offers: Iterable[Offer]) -> tuple[list[Lease], list[Lease]]:
-    """Return the leases of those that are tokens of limits, and of those that are tasks."""
-    tokens: list[Lease] = []
-    leases: list[Lease] = []
-    for offer in offers:
-        (leases if offer.tasks else tokens).append(offer.lease)
-    return tokens, leases
