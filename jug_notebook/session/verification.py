@@ -298,6 +298,12 @@ class Verification:
         uses = self._uses.get(address, [])
         if not condition.wrong or (condition.wrong == "missing" and not uses):
             return
+        if condition.wrong == "missing" and (also := self._store.also) is not None:  # fetched when it is first read
+            try:
+                if also.has(address):
+                    return
+            except StoreError:
+                condition = condition._replace(refused=f"it may be in {also.display_url}, which can't be reached")
         wrong = condition.wrong if condition.wrong.startswith("can't") else f"is {condition.wrong}"
         lines: dict[str, list[Use]] = {}
         for use in uses:

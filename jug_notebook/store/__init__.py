@@ -69,6 +69,10 @@ class Elsewhere(Protocol):
     def about(self) -> str:
         """What it holds, in a few words."""
 
+    def has(self, address: Address) -> bool:
+        """Return whether it has a blob. Raises Unreachable where that can't be told."""
+        ...
+
 
 class Store(Queries, Protocol):
     """The verbs of a store, beside `Queries`. Safe to use from several threads of one process."""

@@ -323,6 +323,10 @@ class Mirror:
             raise ValueLost(f"blob {address[:12]} is neither in the store nor in {self.display_url}")
         return data
 
+    def has(self, address: Address) -> bool:
+        """Return whether there is a blob of that name. Raises Unreachable."""
+        return self.bucket.get([Part(blob_name(address), 0, 1)])[0] is not None
+
     def wrong_now(self) -> list[tuple[Key, bytes, bytes]]:
         """Return what was declared wrong since this was last asked."""
         if not self.look() or self._declared == self.generation:

@@ -14,10 +14,11 @@ from moto.server import ThreadedMotoServer
 
 import jug_notebook as jn
 from jug_notebook.__main__ import main
-from jug_notebook.errors import StoreError
+from jug_notebook.errors import StoreError, Unreachable
 from jug_notebook.model import State
 from jug_notebook.session import _use as session_in_use
 from jug_notebook.session.mirroring import copy
+from jug_notebook.session.verification import verify
 from jug_notebook.store import keyring, mirror, open_store
 from jug_notebook.store.bucket import Bucket, Part
 from tests.crews import working
@@ -129,6 +130,26 @@ def test_large_values_stay_in_the_bucket_until_they_are_read_and_are_kept_then(c
     again = connect("two", also="none")
     assert define(LARGE)(3).result() == bytes([3]) * 200_000
     assert again.access.store.also is None
+
+
+def test_what_is_still_in_the_bucket_is_not_missing_and_a_repair_leaves_it_alone(connect, url, tmp_path, monkeypatch):
+    one = connect("one")
+    run(one, LARGE, 3)
+    jn.copy(one, url)
+    two = connect("two", also=url)
+    assert taken(two, LARGE, 3) == 3
+    where = two.access.store.url
+    assert verify(where, repair=True).damages == ()
+    monkeypatch.setattr(Bucket, "get", away)
+    damages = verify(where, repair=True).damages
+    assert len(damages) >= 3
+    assert all("it may be in" in damage.refused and not damage.done for damage in damages), "none is known to be lost"
+    monkeypatch.undo()
+    assert [len(value) for value in jn.result(define(LARGE).map(range(3)))] == [200_000] * 3
+
+
+def away(*_: object) -> None:
+    raise Unreachable("no network")
 
 
 def test_a_worker_takes_what_its_task_needs_from_the_mirror_that_the_account_has_chosen(connect, url):
