@@ -47,14 +47,15 @@ class ReadyQueue:
             self.queues[name, priority, python, resources] = found
         return found
 
-    def put(self, task: TaskRecord) -> None:
-        """Add a task that has become ready."""
+    def put(self, task: TaskRecord, again: bool = False) -> None:
+        """Add a task that has become ready, or was offered in vain (``again``): that one must be there at once."""
         task.queued = True
         if task.records and (retry_at := retry_time(task)):
             heapq.heappush(self._delayed, (retry_at, task.seq, task))
             return
         queue = task.queue
-        if (queue.backlog or len(queue.heap) >= LONG) and task.seq > queue.newest and not (task.records or task.needs):
+        many = not again and (queue.backlog or len(queue.heap) >= LONG)
+        if many and task.seq > queue.newest and not (task.records or task.needs):
             self.later.append(task)
         else:
             heapq.heappush(queue.heap, (task.seq, task))
@@ -139,7 +140,7 @@ class ReadyQueue:
                 if len(heads) > 1 and heads[0][:2] > heads[1][:2]:
                     heads.sort(key=lambda h: h[:2])
         for task in passed:
-            self.put(task)
+            self.put(task, again=True)
         return offers
 
     def _further_back(self, queue: FunctionQueue, skip: int, limit: int, allowed: Set[Key] | None) -> list[Offer]:
@@ -183,7 +184,7 @@ class ReadyQueue:
     def back(self, task: TaskRecord) -> None:
         """Put back a task that was offered and not claimed, if it is still ready."""
         if task.state == READY and not task.queued:
-            self.put(task)
+            self.put(task, again=True)
 
     @staticmethod
     def no_longer_ready(task: TaskRecord) -> bool:

@@ -650,6 +650,15 @@ def test_an_offer_of_a_task_is_no_longer_valid_once_it_has_finished_and_is_packe
     assert not scheduler.queue.is_valid(offer), "or another worker would run it again"
 
 
+def test_a_task_that_was_passed_over_is_offered_next_though_many_are_before_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    scheduler = state_of(submitted(LONE), requested(LONE))
+    monkeypatch.setattr(queue, "LONG", 0)
+    assert scheduler.ready(1, 0.0, Target(frozenset(), frozenset(["other"]))) == []
+    assert [offer.lease.key for offer in scheduler.ready(1, 0.0)] == [LONE]
+
+
 def test_an_offer_of_what_is_no_task_is_no_longer_valid_once_it_is_done() -> None:
     scheduler = SchedulerState()
     task = scheduler._record(LONE)
