@@ -209,6 +209,10 @@ class History:
         if later := {run: place for run, place in past.items() if run[0].round > round}:
             self._past[key] = later
 
+    def known(self) -> Set[Key]:
+        """Return the tasks of which earlier rounds are known."""
+        return self._past.keys() | self._invalidations.keys()
+
     def past(self, key: Key) -> Iterator[Outcome]:
         for (verdict, worker), place in self._past.get(key, {}).items():
             yield verdict, place, worker

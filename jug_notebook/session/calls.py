@@ -46,7 +46,7 @@ class StoredCall(NamedTuple):
     code: str
     made: float
     same: tuple[bytes, bytes]
-    state: State
+    state: State | None  #: None for a verdict that was invalidated
     verdict: Verdict | None
 
 
@@ -61,18 +61,25 @@ class StoredCalls:
     def history_frame(self, function: Any, values: bool = False) -> Any:
         """Return a pandas.DataFrame of all stored calls of a function, made by whatever code, in order of submission.
 
-        Columns: the parameters (numbers, texts and the like as they are, what is large as text); "state"; "started"
+        What was invalidated since has rows of its own, before that of its call, with the state "invalidated". Columns:
+        the parameters (numbers, texts and the like as they are, what is large as text); "state"; "started"
         (UTC) and "seconds" of the run that counts; "edition", which numbers the versions of the code from the oldest,
         1; "current", whether that is the code as it is now; and "key": ``jn.resolve(key)`` are tasks. With ``values``
         there is "result", too: small values, and for each large one what loads it, ``.load()``. Raises NoSuchTask.
         """
         name, now = self._named(function)
         with system.uncollected():
-            calls = self._calls(name)
-            editions = _editions(calls)
+            stored = self._calls(name)
+            editions = _editions(stored)
+            former = self._store.invalidated_calls(name)
+            calls = [
+                one
+                for call in stored
+                for one in (*(call._replace(state=None, verdict=verdict) for verdict in former.get(call.key, ())), call)
+            ]
             columns = [call.call for call in calls]
             ours: dict[str, Any] = {
-                "state": [call.state.value for call in calls],
+                "state": ["invalidated" if call.state is None else call.state.value for call in calls],
                 "started": sweeps.moments([call.verdict.started if call.verdict else None for call in calls]),
                 "seconds": [call.verdict.duration if call.verdict else None for call in calls],
                 "edition": [editions[call.code] for call in calls],
@@ -81,7 +88,7 @@ class StoredCalls:
             }
             if values:
                 found = self._values([call.key for call in calls])
-                ours["result"] = [found.get(call.key) for call in calls]
+                ours["result"] = [None if call.state is None else found.get(call.key) for call in calls]
             return sweeps.beside(columns, ours, "task.")
 
     def compare(self, function: Any) -> Any:

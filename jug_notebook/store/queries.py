@@ -171,6 +171,17 @@ class Queries(Protocol):
                 for task in found
             ]
 
+    def invalidated_calls(self, name: str) -> dict[Key, list[Verdict]]:
+        """Return the verdicts of tasks of one function that were invalidated since, oldest first."""
+        with self._updated() as scheduler:
+            found: dict[Key, list[Verdict]] = {}
+            for key in scheduler.history.known():
+                if (task := scheduler.tasks.peek(key)) is not None and task.queue.name == name:
+                    ended = [verdict for verdict, _, _ in (*task.outcomes, *scheduler.history.past(key))]
+                    former = [verdict for verdict in ended if verdict.final and verdict.round < task.round]
+                    found[key] = sorted(former, key=lambda verdict: (verdict.round, verdict.started))
+            return found
+
     def edges(self, scope: Scope = Scope()) -> list[tuple[str, str, int]]:
         """Return (function, a function whose values it needs, number of needs), over all requested tasks."""
         with self._updated() as scheduler:

@@ -308,6 +308,23 @@ def test_all_stored_calls_of_a_function_are_a_frame_by_whatever_code_and_noteboo
     other.close()
 
 
+def test_what_was_invalidated_is_in_the_history_too(session):
+    f = task("def f(a):\n    if a == 3: raise KeyError(a)\n    return 2 * a")
+    with working(session):
+        f.map([1, 2, 3]).wait(20)
+        for _ in range(2):
+            session.invalidate(f(2))
+            f(2).result(timeout=20)
+    session.invalidate(f(1))
+    frame = f.history_frame(values=True)
+    assert list(zip(frame["a"], frame["state"], strict=True)) == [
+        (1, "invalidated"), (1, "ready"), (2, "invalidated"), (2, "invalidated"), (2, "finished"), (3, "failed"),
+    ]  # fmt: skip
+    assert frame["started"].notna().sum() == 5
+    assert list(frame["result"].notna()) == [False, False, False, False, True, False]
+    assert frame["key"].nunique() == 3
+
+
 def test_values_of_former_code_stand_beside_those_of_the_present_one(session):
     source = "import numpy as np\ndef f(a): return {{'sum': a + {}, 'kind': 'x', 'large': np.zeros(200_000) + {}}}"
     with working(session):
