@@ -554,7 +554,7 @@ def test_what_follows_for_thousands_follows_in_steps_and_is_whole_when_seen(stor
 
 
 def test_a_claim_and_a_look_cost_the_same_whatever_there_is(redis_server: Server) -> None:
-    def cost(tasks: int) -> tuple[int, int, int]:
+    def once(tasks: int) -> tuple[int, int, int]:
         store = opened_at(redis_server.url())
         store.submit([task(f"{i}") for i in range(tasks)], HERE)
         worker = worker_of(store)
@@ -568,6 +568,10 @@ def test_a_claim_and_a_look_cost_the_same_whatever_there_is(redis_server: Server
         counts.append(calls(redis_server))
         store.close()
         return counts[1] - counts[0], counts[2] - counts[1], counts[3] - counts[2]
+
+    def cost(tasks: int) -> list[int]:
+        """The least of three: in some, heartbeats are looked at, too, for it is time."""
+        return [min(found) for found in zip(*(once(tasks) for _ in range(3)), strict=True)]
 
     assert cost(20) == cost(4000)
 
