@@ -193,6 +193,13 @@ class LongRunning(ClientExtension):
         return found
 
 
+@pytest.fixture(autouse=True)
+def _no_session_is_left() -> Iterator[None]:
+    """Tasks of the tests that follow belong to sessions of their own."""
+    yield
+    context.set_current(None)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("transport", ["stdio", "http"])
 def test_a_run_of_a_file_is_a_task_of_the_store(transport: str, url: str, tmp_path: Path) -> None:
