@@ -21,6 +21,7 @@ from jug_notebook.keys.code import examine
 from jug_notebook.model import Failed, Finished, Key, Origin, Outcome, Reference, Spec, State, Submission, TaskTemplate
 from jug_notebook.store import Store
 from jug_notebook.store.signed import SignedReader, SignedWriter, seal_of
+from jug_notebook.task import TaskFunction
 
 ORIGIN = Origin("tester", "/nowhere/notebook.ipynb", "cell")
 PATIENCE = 20.0  #: seconds after which a test that waits has failed
@@ -45,6 +46,27 @@ def cell(source: str, name: str = "f") -> Callable[..., Any]:
     exec(compile(source, filename, "exec"), namespace)
     function: Callable[..., Any] = namespace[name]
     return function
+
+
+_ARITHMETIC = """
+def double(x):
+    print("doubling", x)
+    return 2 * x
+
+def divide(x):
+    return 1 / x
+
+def add(x, y):
+    return x + y
+"""
+
+
+def arithmetic(*names: str) -> list[TaskFunction]:
+    """Return task functions for a whole test file: "double", which prints, "divide" one by x, "add".
+
+    They are no definitions of their names, or scripts of other files, in this process, would redefine them.
+    """
+    return [TaskFunction(cell(_ARITHMETIC, name)) for name in names]
 
 
 class Submitter:

@@ -29,29 +29,17 @@ from jug_notebook.cli import Store, mcp, mcp_tools
 from jug_notebook.errors import JugError, LaunchError
 from jug_notebook.session import Session
 from jug_notebook.store import open_store
-from jug_notebook.task import context, task
+from jug_notebook.task import context
 from tests.cli.test_terminal import harmless, plant
 from tests.servers import Server
-from tests.workbench import cell
+from tests.workbench import arithmetic
 
 ROOT = str(Path(__file__).parents[2])
 LOOKING = {"status", "tasks", "failures", "log", "why", "timeline", "task", "result", "wait"}
 ACTING = {"retry", "invalidate", "cancel", "accept", "start_workers", "stop_workers"}
 PAGE = 2048  #: bytes
 
-
-SOURCE = """
-def double(x):
-    print("doubling", x)
-    return 2 * x
-
-def divide(x):
-    return 1 / x
-
-def add(x, y):
-    return x + y
-"""
-double, divide, add = (task(cell(SOURCE, name)) for name in ("double", "divide", "add"))
+double, divide, add = arithmetic("double", "divide", "add")
 
 
 @pytest.fixture(params=["file", "redis"])
@@ -191,13 +179,6 @@ class LongRunning(ClientExtension):
             cls.Get(params=types.GetTaskRequestParams(task_id=id)), cls.Polled
         )
         return found
-
-
-@pytest.fixture(autouse=True)
-def _no_session_is_left() -> Iterator[None]:
-    """Tasks of the tests that follow belong to sessions of their own."""
-    yield
-    context.set_current(None)
 
 
 @pytest.mark.slow

@@ -37,24 +37,17 @@ from jug_notebook.store import keyring, open_store
 from jug_notebook.store.redis.log import claim_name
 from jug_notebook.store.sealing import HALF, EventSeal, Seal, _Tags
 from jug_notebook.store.signed import SignedWriter
-from jug_notebook.task import context, task
+from jug_notebook.task import context
 from jug_notebook.worker.supervisor import supervise
 from tests.cli.test_command_line import Shell
 from tests.store.test_replay import Folder, Place, run_all
 from tests.store.test_replay import place as place
 from tests.store.test_replay import tasks as tasks
-from tests.workbench import ORIGIN, Submitter, cell
+from tests.workbench import ORIGIN, Submitter, arithmetic, cell
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is damaged, or someone without the key changed it", "ignore:skipped")
-SOURCE = """
-def double(x):
-    print("doubling", x)
-    return 2 * x
 
-def divide(x):
-    return 1 / x
-"""
-double, divide = (task(cell(SOURCE, name)) for name in ("double", "divide"))
+double, divide = arithmetic("double", "divide")
 
 
 @contextmanager
