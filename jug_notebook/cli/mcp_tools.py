@@ -112,15 +112,9 @@ class FailureReport:
 
 
 @dataclass
-class TaskReport:
+class TaskReport(TaskRow):
     """All that is known of one task; its id is its key, which names it for good."""
 
-    id: str
-    function: str
-    state: str
-    args: str = ""
-    result: str = ""
-    error: str = ""
     by: str = ""
     host: str = ""
     started: str = ""

@@ -52,7 +52,7 @@ def installed(name: str) -> str:
     """
     if name == PYTHON:
         return platform.python_version()
-    found = _distribution(name) or _distribution(_distributions().get(name, ""))
+    found = _distribution(name)
     if found is None:
         return ""
     loaded = [sys.modules[module] for module in _modules_of(found) if module in sys.modules]
@@ -65,8 +65,11 @@ def installed(name: str) -> str:
 
 
 def _distribution(name: str) -> metadata.Distribution | None:
+    """Return the package of that name, for pip or for ``import``."""
     with suppress(metadata.PackageNotFoundError, ValueError):
         return metadata.distribution(name)
+    with suppress(metadata.PackageNotFoundError, ValueError):
+        return metadata.distribution(_distributions().get(name, ""))
     return None
 
 
@@ -136,5 +139,5 @@ def changes(then: Environment) -> Iterator[Change]:
 def _version_here(module: str) -> str:
     if module in sys.modules:
         return version_of(module)
-    found = _distribution(module) or _distribution(_distributions().get(module, ""))
+    found = _distribution(module)
     return "" if found is None else found.version

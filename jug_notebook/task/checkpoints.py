@@ -26,6 +26,10 @@ class Keeper(Protocol):
     def flush(self) -> None:
         """Wait until what was saved is written."""
 
+
+class TaskKeeper(Keeper, Protocol):
+    """Keeps, beside that, what the task yields."""
+
     def collector(self) -> Collector:
         """Return what takes the values that a generator yields, and sends them to whoever reads along."""
         ...
@@ -58,9 +62,6 @@ class _InMemory:
 
     def flush(self) -> None:
         """Nothing is written."""
-
-    def collector(self) -> Collector:
-        raise NotImplementedError("outside a task nobody reads along")
 
 
 class Checkpoint:
@@ -125,7 +126,7 @@ def checkpoint(name: str = "") -> Checkpoint:
     return Checkpoint(keeper() or _InMemory(), name)
 
 
-def keeper() -> Keeper | None:
+def keeper() -> TaskKeeper | None:
     """Return what keeps the checkpoints of the task that this code belongs to; None outside of tasks."""
     opened = None if context.left_behind() else _opener.open
     return None if opened is None else opened()
@@ -134,7 +135,7 @@ def keeper() -> Keeper | None:
 class Opener(Protocol):
     """Returns what keeps the checkpoints of the task that runs; None where none does."""
 
-    def __call__(self) -> Keeper | None: ...
+    def __call__(self) -> TaskKeeper | None: ...
 
 
 class _Opener(threading.local):

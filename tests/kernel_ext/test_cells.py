@@ -539,23 +539,26 @@ def test_a_store_that_is_out_of_reach_leaves_the_picture_as_it_is() -> None:
     live.stop()
 
 
-def test_a_warning_names_the_users_cell_and_line_and_how_to_silence_it(notebook: Notebook) -> None:
-    notebook.run("import random, jug_notebook as jn")
+def warned(notebook: Notebook, source: str) -> warnings.WarningMessage:
+    """The one warning that a cell causes, which names the cell."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        notebook.run("@jn.task\ndef unseeded():\n    return random.random()\n\nunseeded()")
+        notebook.run(source)
     [warning] = caught
     assert re.fullmatch(r"Cell In\[\d+\]|.*<ipython-input-.*|Input In \[\d+\]", warning.filename), warning.filename
+    return warning
+
+
+def test_a_warning_names_the_users_cell_and_line_and_how_to_silence_it(notebook: Notebook) -> None:
+    notebook.run("import random, jug_notebook as jn")
+    warning = warned(notebook, "@jn.task\ndef unseeded():\n    return random.random()\n\nunseeded()")
     assert warning.lineno == 5
     assert str(warning.message).endswith("To silence: %config JugMagics.advice = False")
 
 
 def test_a_warning_at_the_end_of_a_cell_names_the_line_of_the_function_that_it_is_about(notebook: Notebook) -> None:
     notebook.run("import random")
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        notebook.run("%%jugtask\ndef seeded(x):\n    return x\n\ndef by_chance(x):\n    return x + random.random()")
-    [warning] = caught
-    assert re.fullmatch(r"Cell In\[\d+\]|.*<ipython-input-.*|Input In \[\d+\]", warning.filename), warning.filename
+    source = "%%jugtask\ndef seeded(x):\n    return x\n\ndef by_chance(x):\n    return x + random.random()"
+    warning = warned(notebook, source)
     assert "by_chance()" in str(warning.message)
     assert warning.lineno == 5

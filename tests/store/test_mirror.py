@@ -95,6 +95,16 @@ def taken(session: jn.Session, source: str, count: int) -> int:
     return sum(state is State.FINISHED for state in states)
 
 
+def mirrored(connect: Callable[..., jn.Session], url: str, source: str, count: int) -> tuple[jn.Session, jn.Session]:
+    """A session that has computed and copied results of a function, and one that has taken all of them."""
+    one = connect("one")
+    run(one, source, count)
+    jn.copy(one, url)
+    two = connect("two", also=url)
+    assert taken(two, source, count) == count
+    return one, two
+
+
 def own_key(session: jn.Session) -> None:
     """The account has never had the key of this store."""
     keyring.forget(session.identity)
@@ -117,11 +127,7 @@ def test_a_colleagues_store_recomputes_none_of_a_thousand(connect, url, store_ur
 
 
 def test_large_values_stay_in_the_bucket_until_they_are_read_and_are_kept_then(connect, url, tmp_path):
-    one = connect("one")
-    run(one, LARGE, 5)
-    jn.copy(one, url)
-    two = connect("two", also=url)
-    assert taken(two, LARGE, 5) == 5
+    _, two = mirrored(connect, url, LARGE, 5)
     assert two.access.store.sweep([], [], -1.0, dry_run=True).size < 200_000, "none was fetched yet"
     tasks = define(LARGE).map(range(5))
     assert tasks[3].result() == bytes([3]) * 200_000
@@ -133,11 +139,7 @@ def test_large_values_stay_in_the_bucket_until_they_are_read_and_are_kept_then(c
 
 
 def test_what_is_still_in_the_bucket_is_not_missing_and_a_repair_leaves_it_alone(connect, url, tmp_path, monkeypatch):
-    one = connect("one")
-    run(one, LARGE, 3)
-    jn.copy(one, url)
-    two = connect("two", also=url)
-    assert taken(two, LARGE, 3) == 3
+    _, two = mirrored(connect, url, LARGE, 3)
     where = two.access.store.url
     assert verify(where, repair=True).damages == ()
     monkeypatch.setattr(Bucket, "get", away)
@@ -153,11 +155,7 @@ def away(*_: object) -> None:
 
 
 def test_a_worker_takes_what_its_task_needs_from_the_mirror_that_the_account_has_chosen(connect, url):
-    one = connect("one")
-    run(one, LARGE, 3)
-    jn.copy(one, url)
-    two = connect("two", also=url)
-    assert taken(two, LARGE, 3) == 3
+    _, two = mirrored(connect, url, LARGE, 3)
     two.begin_cell("two")
     total = define("def g(parts): return sum(map(len, parts))", name="g")(list(define(LARGE).map(range(3))))
     two.end_cell()
@@ -268,11 +266,7 @@ def test_a_mirror_can_be_copied_into_a_store_that_needs_it_no_longer(connect, ur
 
 def test_a_value_that_was_declared_wrong_is_no_longer_served_and_goes_where_it_was_taken(connect, url, monkeypatch):
     monkeypatch.setattr(mirror, "FRESH", -1.0)
-    one = connect("one")
-    run(one, SQUARE, 4)
-    jn.copy(one, url)
-    two = connect("two", also=url)
-    assert taken(two, SQUARE, 4) == 4
+    _, two = mirrored(connect, url, SQUARE, 4)
     one = connect("one")
     define(SQUARE)
     [wrong] = [task for task in define(SQUARE).map(range(4)) if task.result() == 9]
@@ -283,11 +277,7 @@ def test_a_value_that_was_declared_wrong_is_no_longer_served_and_goes_where_it_w
 
 
 def test_what_was_invalidated_here_is_not_taken_from_a_mirror_again(connect, url):
-    one = connect("one")
-    run(one, SQUARE, 2)
-    jn.copy(one, url)
-    two = connect("two", also=url)
-    assert taken(two, SQUARE, 2) == 2
+    _, two = mirrored(connect, url, SQUARE, 2)
     two.invalidate(define(SQUARE)(1))
     assert taken(two, SQUARE, 2) == 1
 
