@@ -266,7 +266,7 @@ def test_a_mirror_can_be_copied_into_a_store_that_needs_it_no_longer(connect, ur
 
 def test_a_value_that_was_declared_wrong_is_no_longer_served_and_goes_where_it_was_taken(connect, url, monkeypatch):
     monkeypatch.setattr(mirror, "FRESH", -1.0)
-    _, two = mirrored(connect, url, SQUARE, 4)
+    mirrored(connect, url, SQUARE, 4)
     one = connect("one")
     define(SQUARE)
     [wrong] = [task for task in define(SQUARE).map(range(4)) if task.result() == 9]
