@@ -80,7 +80,7 @@ nitpick_ignore_regex = [  # other manuals need a network; type variables; what s
         "py:.*",
         r"(msgspec|collections|concurrent|pathlib|os|typing|types|enum|abc)\..*|Path|Key|PendingTask|.*\.T|dict\[.*",
     ),
-    ("py:.*", r"jug_notebook\.(model|clock|worker|store|launch)\..*"),
+    ("py:.*", r"jug_notebook\.(model|clock|worker|store|launch|task\.checkpoints\.Keeper).*"),
 ]
 autodoc_type_aliases = {"Crew": "jug_notebook.launch.Crew"}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -124,9 +125,10 @@ def test_what_a_task_left_behind_prints_is_in_the_worker_s_log_and_under_no_othe
         "while store.log(worker).count('from') < 3: seen = store.watch(seen, 0.05)\n"
         "print(*sorted(store.log(worker).splitlines()), sep='\\n')"
     )
-    assert logged.out.split("\n") == [
-        "WARNING:root:logged by a thread", "from a process", "from a process", "from a thread", ""
-    ]  # fmt: skip
+    *printed_late, left, end = logged.out.split("\n")
+    assert printed_late == ["WARNING:root:logged by a thread", "from a process", "from a process", "from a thread"]
+    assert re.fullmatch(r"leave \w{8} left processes behind, which end with their worker: .*\(bash\)", left)
+    assert end == ""
 
 
 def test_what_a_pool_prints_that_outlives_a_task_is_of_the_task_that_uses_it(kernel: Kernel) -> None:
