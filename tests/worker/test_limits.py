@@ -359,7 +359,7 @@ def test_no_second_has_more_starts_than_the_rate_and_the_rate_is_used(site: Site
     finish(site, keys)
     starts = journal.starts()
     assert max(sum(1 for start in starts if first <= start < first + 1) for first in starts) <= 20
-    rate = (len(starts) - 20) / (starts[-1] - starts[0])
+    rate = (100 - 20) / (starts[99] - starts[0])  # the last one may be the killed one's, once its death is noticed
     assert rate >= 16, "four fifths of it"
 
 
