@@ -226,7 +226,7 @@ def test_a_worker_holds_as_much_after_many_tasks_as_after_few(site: Site) -> Non
 
 
 def test_a_large_value_lasts_in_a_server_which_forgets_what_nothing_names(tmp_path: Path, redis_server: Server) -> None:
-    site = Site(tmp_path, redis_server.url())
+    site = Site(tmp_path, redis_server.url("lasting"))
     small = site.tasks.submit("import numpy\ndef f(x): return numpy.full(40_000, x)", 1)
     large = site.tasks.submit("import numpy\ndef f(x): return numpy.full(5_000_000, x)", 1)
     site.supervise(1)
@@ -234,7 +234,7 @@ def test_a_large_value_lasts_in_a_server_which_forgets_what_nothing_names(tmp_pa
     assert len(site.tasks.value(large)) == 5_000_000
     site.store.put_blob([b"nothing names it"])
     with redis.Redis(unix_socket_path=str(redis_server.socket)) as line:
-        kept = [line.ttl(name) for name in line.scan_iter("*:[vc]:*")]
+        kept = [line.ttl(name) for name in line.scan_iter("*lasting*:[vc]:*")]
     site.end()
     assert len(kept) > 4
     assert [lasts for lasts in kept if lasts != -1] == [pytest.approx(86_400, abs=100)]
