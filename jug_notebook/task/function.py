@@ -40,7 +40,7 @@ from jug_notebook.task.context import FunctionVersion, PendingTask, SessionProto
 from jug_notebook.task.files import PathAdvice
 from jug_notebook.task.handles import Tasklet, briefly, handle, not_of_a_function
 from jug_notebook.task.sweeps import call_of, grid_points, zipped
-from jug_notebook.task.values import LazyResults, TaskList, as_arguments, no_table, tasks_in
+from jug_notebook.task.values import LazyResults, TaskList, as_arguments, check_list, tasks_in
 
 Arguments: TypeAlias = list[tuple[str, Any]]
 
@@ -145,7 +145,7 @@ class TaskFunction:
         if not iterables:
             raise BadTask(f"{self.name}.map() needs something to iterate over")
         for each in iterables:
-            no_table(each, f"{self.name}.map()")
+            check_list(each, f"{self.name}.map")
         steady = all(type(each) in _STEADY for each in iterables)
         calls = zip(*iterables, strict=False)
         if ahead and not in_task.on:
@@ -156,10 +156,10 @@ class TaskFunction:
     def starmap(self, iterable: Iterable[Iterable[Any]], chunksize: int = 1, **constants: Any) -> TaskList:
         """Return a task for each tuple of arguments. ``chunksize`` as in `map`."""
         steady = isinstance(iterable, list | tuple) and all(type(each) in _STEADY for each in (iterable, *iterable))
-        no_table(iterable, f"{self.name}.starmap()")
+        check_list(iterable, f"{self.name}.starmap")
         return self._many(map(as_arguments, iterable), chunksize, constants, steady)
 
-    def grid(self, **axes: Any) -> TaskList:
+    def grid(self, *unnamed: Any, **axes: Any) -> TaskList:
         """Return a task for each combination: ``f.grid(a=[1, 2], b=range(3), mode="fast")``, the last axis fastest.
 
         ``where=lambda a, b: a < b`` makes only those calls for which it holds; it gets the parameters that it names.
@@ -168,14 +168,14 @@ class TaskFunction:
         dimensions as an axis raises BadTask, as do more than a million calls.
         """
         where = axes.pop("where", None) if "where" not in (self._signature or _NO_SIGNATURE).parameters else None
-        return self._at(*grid_points(self.name, axes, where))
+        return self._at(*grid_points(self.name, unnamed, axes, where))
 
-    def zip(self, **columns: Any) -> TaskList:
+    def zip(self, *unnamed: Any, **columns: Any) -> TaskList:
         """Return a task for each place in lists of equal length: ``f.zip(a=[1, 2], b=[3, 4], mode="fast")``.
 
         What is a list and what a constant, as in `grid`. Raises BadTask where lengths differ.
         """
-        return self._at(*zipped(self.name, columns))
+        return self._at(*zipped(self.name, unnamed, columns))
 
     def _at(self, names: Sequence[str], points: Iterable[tuple[Any, ...]], constants: dict[str, Any]) -> TaskList:
         if in_task.on:

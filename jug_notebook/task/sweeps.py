@@ -66,10 +66,10 @@ def in_short(values: Iterable[Any]) -> tuple[Any, ...]:
 def _small(value: Any) -> Any:
     if isinstance(value, _KEPT) and (not isinstance(value, str | bytes) or len(value) <= _LONGEST):
         return value
-    if isinstance(value, int | float | complex) or (
-        type(value).__module__ == "numpy" and getattr(value, "shape", 1) == ()
-    ):
+    if isinstance(value, int | float | complex):
         return value
+    if type(value).__module__ == "numpy" and getattr(value, "shape", 1) == () and value.dtype.kind in "biufcmMSU":
+        return value[()]  # of an array of no dimension, which has no hash
     if type(value) is tuple and len(value) < 10:
         return tuple(map(_small, value))
     with briefly():
@@ -83,13 +83,14 @@ def names_in(calls: Iterable[Call]) -> list[str]:
 
 def chosen(calls: Sequence[Call], wanted: Mapping[str, Any]) -> list[int]:
     """Return the numbers of the calls with these parameters: a value, a collection of them, a slice of them (both ends
-    count), or a function that says which. Raises NoSuchTask where no call has a parameter of that name.
+    count), or a function that says which. Raises NoSuchTask where no call has a parameter of that name, and BadTask
+    where a value can't be compared.
     """
     known = names_in(calls)
     for name in wanted:
         if name not in known:
             raise NoSuchTask(f"no parameter {name!r} in these tasks; they have {', '.join(known) or 'none'}")
-    tests = {name: _test(value) for name, value in wanted.items()}
+    tests = {name: _decided(name, _test(value)) for name, value in wanted.items()}
     found = []
     for number, (names, values) in enumerate(calls):
         having = dict(zip(names, values, strict=True))
@@ -102,12 +103,29 @@ def _test(wanted: Any) -> Callable[[Any], bool]:
     if callable(wanted):
         return lambda value: bool(wanted(value))
     if isinstance(wanted, slice):
+        if wanted.step is not None:
+            raise BadTask(f"sel: {wanted} has a step, and a slice of parameters has two ends alone; give a list")
         low, high = wanted.start, wanted.stop
         return lambda value: (low is None or low <= value) and (high is None or value <= high)
     if isinstance(wanted, list | set | frozenset | range) or getattr(wanted, "shape", None):
         options = list(wanted)
         return lambda value: any(_same(value, option) for option in options)
     return lambda value: _same(value, wanted)
+
+
+def _decided(name: str, test: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    """Return a test of one parameter that raises BadTask where it raises anything."""
+
+    def decide(value: Any) -> bool:
+        try:
+            return test(value)
+        except Exception as error:
+            raise BadTask(
+                f"sel({name}=…) can't be decided for {name}={value!r:.60} ({type(error).__name__}: {error}); give a "
+                f"function that takes any {name}, such as lambda {name}: isinstance({name}, int) and {name} > 0"
+            ) from error
+
+    return decide
 
 
 def _same(value: Any, wanted: Any) -> bool:
@@ -120,9 +138,10 @@ LARGEST_GRID = 1_000_000  #: calls
 
 
 def grid_points(
-    function: str, given: Mapping[str, Any], where: Callable[..., Any] | None = None
+    function: str, unnamed: Sequence[Any], given: Mapping[str, Any], where: Callable[..., Any] | None = None
 ) -> tuple[list[str], Iterable[tuple[Any, ...]], dict[str, Any]]:
     """Return the names of the axes, their product where ``where`` holds, and the constants. Raises BadTask."""
+    _all_named(function, "grid", unnamed)
     axes = {name: _axis(function, "grid", name, value) for name, value in given.items() if _is_axis(value)}
     sizes = {name: len(axis) for name, axis in axes.items()}
     count = math.prod(sizes.values())
@@ -139,6 +158,11 @@ def grid_points(
     return list(axes), points, constants
 
 
+def _all_named(function: str, verb: str, unnamed: Sequence[Any]) -> None:
+    if unnamed:
+        raise BadTask(f"{function}.{verb}() takes its lists by name: {function}.{verb}(a=[1, 2], b=[3, 4])")
+
+
 def _points_where(
     function: str, where: Callable[..., Any], names: Sequence[str], points: Iterable[tuple[Any, ...]],
     constants: Mapping[str, Any],
@@ -149,7 +173,10 @@ def _points_where(
             f"{function}.grid(where={where!r:.60}): where is a function of parameters that says which calls are made, "
             "such as where=lambda a, b: a < b"
         )
-    parameters = inspect.signature(where).parameters.values()
+    try:
+        parameters = inspect.signature(where).parameters.values()
+    except ValueError:  # builtin types have none
+        raise BadTask(f"{function}.grid(): it isn't known what {where} takes; write where=lambda a, b: …") from None
     known = {*names, *constants}
     every = any(one.kind is one.VAR_KEYWORD for one in parameters)
     wanted = {one.name for one in parameters if one.kind is not one.VAR_KEYWORD}
@@ -159,8 +186,17 @@ def _points_where(
     found = []
     for point in points:
         values = {**constants, **dict(zip(names, point, strict=True))}
-        if where(**(values if every else {name: value for name, value in values.items() if name in wanted})):
-            found.append(point)
+        asked = values if every else {name: value for name, value in values.items() if name in wanted}
+        try:
+            if where(**asked):
+                found.append(point)
+        except Exception as error:
+            with briefly():
+                call = describe_arguments(list(asked.items()))
+            raise BadTask(
+                f"{function}.grid(): where({call}) raised {type(error).__name__}: {error}; it says "
+                "of every combination whether its call is made"
+            ) from error
     return found
 
 
@@ -184,8 +220,11 @@ def _axis(function: str, verb: str, name: str, axis: Iterable[Any]) -> Sequence[
     return list(islice(axis, None if isinstance(axis, Sized) else LARGEST_GRID + 1))
 
 
-def zipped(function: str, given: Mapping[str, Any]) -> tuple[list[str], Iterable[tuple[Any, ...]], dict[str, Any]]:
+def zipped(
+    function: str, unnamed: Sequence[Any], given: Mapping[str, Any]
+) -> tuple[list[str], Iterable[tuple[Any, ...]], dict[str, Any]]:
     """Return the names of the axes, their values side by side, and the constants. Raises BadTask."""
+    _all_named(function, "zip", unnamed)
     axes = {name: _axis(function, "zip", name, value) for name, value in given.items() if _is_axis(value)}
     sizes = {name: len(axis) for name, axis in axes.items()}
     if len(set(sizes.values())) > 1:
@@ -333,7 +372,9 @@ def dataset(sweep: Sweep) -> Any:
     coordinates: dict[str, Any] = {
         name: (("task", columns[name]) if flat else (name, axis)) for name, axis in axes.items()
     }
-    coordinates = {name: (dim, _array(values, missing=False)) for name, (dim, values) in coordinates.items()}
+    coordinates = {
+        name: (dim, _array(values, missing=False, labels=True)) for name, (dim, values) in coordinates.items()
+    }
     data: dict[str, Any] = {}
     state = [state.value for state in sweep.states]
     ours = {_free(name, columns, "task."): values for name, values in {"state": state, **_errors(sweep)}.items()}
@@ -356,10 +397,11 @@ def _gap(dtype: Any) -> Any:
     return {"O": None, "m": "NaT", "M": "NaT", "f": math.nan, "c": math.nan}.get(dtype.kind, 0)
 
 
-def _array(values: Sequence[Any], missing: bool) -> Any:
+def _array(values: Sequence[Any], missing: bool, labels: bool = False) -> Any:
     """Return values as one array, with dimensions of their own if all have the same shape; None is NaN in numbers.
 
-    ``missing``: there will be gaps, too. What isn't numbers, or wouldn't be exact beside NaN, is an array of objects.
+    ``missing``: there will be gaps, too; ``labels``: each has one place, whatever its shape. What isn't numbers, or
+    wouldn't be exact beside NaN, is an array of objects.
     """
     import numpy
 
@@ -369,9 +411,9 @@ def _array(values: Sequence[Any], missing: bool) -> Any:
     if present and _NUMBERS.issuperset(set(map(type, present))):
         found = numpy.array(present)
     elif not any(isinstance(value, str | bytes | Mapping) for value in present):
-        with suppress(ValueError, TypeError):  # of unequal shapes
+        with suppress(Exception):  # of unequal shapes, or libraries' own types that refuse
             found = numpy.array(present)
-    if found is not None and (found.dtype.kind not in "biufcmM" or not len(present)):
+    if found is not None and (found.dtype.kind not in "biufcmM" or not len(present) or (labels and found.ndim > 1)):
         found = None
     if found is not None and missing and found.dtype.kind in "biu":
         found = None if (abs(found.astype(object)) > _EXACT).any() else found.astype(float)
@@ -481,7 +523,7 @@ def _show_all(axes: Any, places: Sequence[Any], numeric: bool) -> None:
     if not numeric:
         axes.xaxis.update_units(places)
         axes.set_xlim(-0.5, len(set(places)) - 0.5)
-    elif places:
+    elif places := [place for place in places if math.isfinite(place)]:
         low, high = min(places), max(places)
         margin = (high - low) / 20 or 0.5
         axes.set_xlim(low - margin, high + margin)

@@ -548,17 +548,25 @@ def _digest_task_list(encoder: Any, value: Any, path: str) -> None:
 # -- the calls of a map or a grid --------------------------------------------------------------------------------------
 
 
-def no_table(given: Any, call: str) -> None:
-    """Raise BadTask for a data frame: iterating over it gives the names of its columns."""
+def check_list(given: Any, call: str) -> None:
+    """Raise BadTask for what has no items, and for a data frame: iterating over it gives the names of its columns."""
     if hasattr(given, "columns") and len(getattr(given, "shape", ())) == 2:
         raise BadTask(
-            f"{call}: a {type(given).__name__} would be a task for the name of each column; "
+            f"{call}(): a {type(given).__name__} would be a task for the name of each column; "
             "pass df['column'], df.to_dict('records'), or [df] for one task with all of it"
         )
+    if not _has_items(given):
+        kind, name = f"{type(given).__name__} {given!r:.60}", call.rpartition(".")[0]
+        raise BadTask(f"{call}() takes a list or the like, not {kind}; for one task, call {name}(…)")
+
+
+def _has_items(given: Any) -> bool:
+    return (isinstance(given, Iterable) or hasattr(given, "__getitem__")) and getattr(given, "shape", None) != ()
 
 
 def as_arguments(item: Any) -> tuple[Any, ...]:
     """Return an item of a ``.starmap`` as the arguments of one call. Raises BadTask."""
-    if isinstance(item, str | bytes | dict):
-        raise BadTask(f"starmap() takes a tuple of arguments for each call, not {type(item).__name__} {item!r:.60}")
+    if isinstance(item, str | bytes | dict) or not _has_items(item):
+        kind = f"{type(item).__name__} {item!r:.60}"
+        raise BadTask(f"starmap() takes a tuple of arguments for each call, not {kind}; .map(…) takes one for each")
     return tuple(item)

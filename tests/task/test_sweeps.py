@@ -90,6 +90,50 @@ def test_tasks_are_chosen_by_their_parameters(done):
         done.sel(c=1)
 
 
+SENSELESS = {
+    "f.map(3)": "f.map() takes a list or the like, not int 3; for one task, call f(…)",
+    "f.map([1], np.array(3))": "f.map() takes a list or the like, not ndarray array(3); for one task, call f(…)",
+    "f.map(3, ahead=5)": "f.map() takes a list or the like, not int 3; for one task, call f(…)",
+    "f.starmap(3)": "f.starmap() takes a list or the like, not int 3; for one task, call f(…)",
+    "f.starmap([3])": "takes a tuple of arguments for each call, not int 3; .map(…) takes one for each",
+    "f.grid([1, 2])": "f.grid() takes its lists by name: f.grid(a=[1, 2], b=[3, 4])",
+    "f.zip([1], [2])": "f.zip() takes its lists by name: f.zip(a=[1, 2], b=[3, 4])",
+    "f.grid(a=[1, 0], where=lambda a: 1 / a)": "f.grid(): where(a=0) raised ZeroDivisionError: division by zero",
+    "f.grid(a=[1], where=lambda a: np.array([1, 2]))": "f.grid(): where(a=1) raised ValueError: The truth value",
+    "f.grid(a=[1], where=bool)": "it isn't known what <class 'bool'> takes; write where=lambda a, b: …",
+    "ts.sel(typo=1)": "no parameter 'typo' in these tasks; they have a, b",
+    "ts.sel(a=slice(1, 3))": "sel(a=…) can't be decided for a='x' (TypeError: '<=' not supported",
+    "ts.sel(a=lambda a: a > 1)": "give a function that takes any a, such as lambda a: isinstance(a, int) and a > 0",
+    "ts.sel(a=np.zeros((2, 2)))": "sel(a=…) can't be decided for a=1 (ValueError: The truth value",
+    "ts.sel(a=slice(0, 4, 2))": "slice(0, 4, 2) has a step, and a slice of parameters has two ends alone; give a list",
+    "ts.plot(x='typo')": "no parameter 'typo' in these tasks; they have a, b",
+    "ts.plot(by='typo')": "no parameter 'typo' in these tasks; they have a, b",
+    "f.map([True, 1, 2]).to_xarray()": "two tasks have equal parameters: .to_frame() shows them all",
+}
+
+
+@pytest.mark.parametrize("call", SENSELESS)
+def test_what_makes_no_sense_is_refused_in_one_line_with_the_way_out(session, call):
+    f = task("def f(a, b=1): return a")
+    with pytest.raises(jn.JugError) as refusal:
+        eval(call, {"f": f, "ts": f.map([1, "x", None]), "np": np})
+    assert SENSELESS[call] in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def test_parameters_of_any_kind_are_labels_of_an_array_and_of_a_plot(session):
+    f = task("def f(a, b=1): return 1.5")
+    mixed = f.grid(a=[1, "x", None, (1, 2)], b=[1, 2]).to_xarray()
+    assert list(mixed["a"].values) == [1, "x", None, (1, 2)]
+    pairs = f.map([(1, 2), (3, 4)]).to_xarray()
+    assert pairs["state"].dims == ("a",)
+    assert pairs["state"].sel(a=(3, 4)) == "ready"
+    assert list(f.map([np.array(3), np.array(4)]).to_xarray()["a"].values) == [3, 4]
+    pytest.importorskip("matplotlib")
+    low, high = f.map([float("nan"), 1.0, float("inf"), 2.0]).plot().figure.axes[0].get_xlim()
+    assert low < 1 < 2 < high < 3
+
+
 def test_a_labelled_array_has_a_dimension_for_what_varies(done):
     found = done.to_xarray()
     assert found["result"].dims == ("a", "b")
