@@ -17,7 +17,7 @@ from jug_notebook.model import Address, Finished, Key, Spec, State, Submission, 
 from jug_notebook.session.maintenance import Copied, Progress
 from jug_notebook.session.maintenance import copy as copy_store
 from jug_notebook.store import Store, addresses_in, exists, is_known, keyring, open_store, split
-from jug_notebook.store.bucket import LONG, Part
+from jug_notebook.store.bucket import blob_name, named_by_content
 from jug_notebook.store.mirror import (
     Bringing,
     Index,
@@ -26,8 +26,6 @@ from jug_notebook.store.mirror import (
     Place,
     Row,
     Signed,
-    blob_name,
-    named_by_content,
     segments_of,
 )
 from jug_notebook.store.signed import SignedReader, SignedWriter, seal_of, template
@@ -283,14 +281,11 @@ class Pulling:
                     self._there.add(name)
                 except ValueLost:
                     missing.append(name)
-        for part in batched(missing, 64):
-            parts = [Part(blob_name(name)) for name in part]
-            for name, data in zip(part, self._mirror.bucket.get(parts, LONG), strict=True):
-                if data is not None and named_by_content(data) == name:
-                    self._target.put_blob([data])
-                    self._there.add(name)
-                    self._count["blobs"] += 1
-                    self._count["size"] += len(data)
+        for name, data in self._mirror.blobs.fetch(missing):
+            self._target.put_blob([data])
+            self._there.add(name)
+            self._count["blobs"] += 1
+            self._count["size"] += data.nbytes
 
 
 def is_mirror(url: str) -> bool:

@@ -380,7 +380,7 @@ class Results:
         errors: dict[int, tuple[str, str]] = {}
         for part in system.batched(keys, LOADED):
             missing = []
-            for number, (key, held) in enumerate(zip(part, self._store.outcomes(part), strict=True), len(values)):
+            for number, (key, held) in enumerate(zip(part, self._signed.held(part), strict=True), len(values)):
                 value = None
                 states.append(State.FINISHED)
                 try:
@@ -428,7 +428,7 @@ class Results:
         """Load what is stored into ``values``. Return, with ``again``, the keys to wait for once more."""
         left: list[Key] = []
         for part in system.batched(keys, LOADED):
-            for key, held in zip(part, self._store.outcomes(part), strict=True):
+            for key, held in zip(part, self._signed.held(part), strict=True):
                 error: JugError
                 try:
                     if held is not None and held.verdict.digest:

@@ -73,6 +73,9 @@ class Elsewhere(Protocol):
         """Return whether it has a blob. Raises Unreachable where that can't be told."""
         ...
 
+    def expect(self, upcoming: Callable[[], Iterable[Address]]) -> None:
+        """Note what returns the blobs that are likely to be read now, so that several are fetched at once."""
+
 
 class Store(Queries, Protocol):
     """The verbs of a store, beside `Queries`. Safe to use from several threads of one process."""

@@ -5,12 +5,19 @@ Credentials are those that fsspec's libraries find for themselves, in their usua
 
 from __future__ import annotations
 
+import mmap
+import shutil
+import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Any, NamedTuple, TypeVar
 
+from blake3 import blake3
+
 from jug_notebook import system
-from jug_notebook.errors import StoreError, Unreachable, clean
+from jug_notebook.errors import StoreError, Unreachable, ValueLost, clean
+from jug_notebook.model import Address
 from jug_notebook.store import masked
 
 T = TypeVar("T")
@@ -18,6 +25,9 @@ T = TypeVar("T")
 WIDTH = 64  #: requests at once
 PATIENCE = 10.0  #: seconds without any answer after which a bucket counts as out of reach
 LONG = 600.0  #: the same for what may be large
+SMALL = 1 << 20  #: bytes below which one request fetches a blob
+PIECE = 8 << 20  #: bytes that one request fetches of a larger one
+AHEAD = 64 << 20  #: bytes of blobs that are fetched together, about
 ONE_AT_A_TIME = {"sftp", "ssh", "ftp", "smb"}
 WHOLE = {"s3", "s3a", "gs", "gcs", "abfs", "az", "memory"}  #: an object that is written there appears as a whole
 _TIMES = {"connect_timeout": 4, "read_timeout": 20, "retries": {"max_attempts": 1}}
@@ -90,6 +100,16 @@ class Bucket:
         """Return for each object whether it is there."""
         return self._all([lambda name=name: bool(self._fs.exists(self._path(name))) for name in names], PATIENCE)  # type: ignore[misc]
 
+    def size(self, name: str) -> int:
+        """Return the bytes of an object; 0 where it isn't there."""
+        return self._all([lambda: self._size(name)], PATIENCE)[0]
+
+    def _size(self, name: str) -> int:
+        try:
+            return int(self._fs.size(self._path(name)) or 0)
+        except FileNotFoundError:
+            return 0
+
     def remove(self, names: Sequence[str]) -> None:
         """Remove objects; those that are gone already don't matter."""
         self._all([lambda name=name: self._remove(name) for name in names], PATIENCE)  # type: ignore[misc]
@@ -152,6 +172,82 @@ class _Gathering:
                     self.error = TimeoutError()
                     return False
             return True
+
+
+def named_by_content(data: bytes | memoryview) -> Address:
+    """Return the name of an object, from its content: that of a blob."""
+    return blake3(data).hexdigest(length=20)
+
+
+def blob_name(address: Address) -> str:
+    """Return where a blob is in a mirror."""
+    return f"blobs/{address[:2]}/{address}"
+
+
+class Blobs:
+    """The blobs in a bucket. Each is returned only if its content is what its name says; ``skip`` names others."""
+
+    def __init__(self, bucket: Bucket, skip: Callable[[str], None]) -> None:
+        self._bucket, self._skip = bucket, skip
+        self._upcoming: Callable[[], Iterable[Address]] | None = None
+        self._expected: list[Address] = []  # those that are likely to be read after the last one
+        self._ahead: dict[Address, memoryview] = {}  # those of them that were fetched with it
+        self._size = AHEAD  # bytes of the last one
+
+    def expect(self, upcoming: Callable[[], Iterable[Address]]) -> None:
+        """Note what returns the blobs that are likely to be read now, in this order."""
+        self._upcoming, self._ahead = upcoming, {}
+
+    def get(self, address: Address, lacks: Callable[[Address], bool] = lambda _: False) -> memoryview:
+        """Return a blob. Raises ValueLost where it isn't there or is damaged, Unreachable.
+
+        With it come those that are expected next and that the store ``lacks``, several at once.
+        """
+        data = self._ahead.pop(address, None)
+        if data is None:
+            self._ahead = dict(self.fetch([address, *self._following(address, lacks)]))
+            data = self._ahead.pop(address, None)
+        if data is None:
+            raise ValueLost(f"blob {address[:12]} is neither in the store nor in {self._bucket.display_url}")
+        self._size = data.nbytes
+        return data
+
+    def _following(self, address: Address, lacks: Callable[[Address], bool]) -> Iterator[Address]:
+        """Return what is expected after a blob: as many as `AHEAD` holds, should they be as large as the last."""
+        if self._upcoming is not None:
+            self._expected, self._upcoming = list(dict.fromkeys(self._upcoming())), None
+        if address not in self._expected:
+            return iter(())
+        self._expected = self._expected[self._expected.index(address) + 1 :]
+        return islice(filter(lacks, self._expected), min(WIDTH, AHEAD // (self._size + 1)))
+
+    def fetch(self, addresses: Sequence[Address]) -> Iterator[tuple[Address, memoryview]]:
+        """Yield blobs, without those that aren't there or are damaged. Raises Unreachable.
+
+        Large ones come one after another, by way of files: under a name, a bucket may hold anything of any size.
+        """
+        for part in system.batched(addresses, WIDTH):
+            firsts = self._bucket.get([Part(blob_name(address), 0, SMALL) for address in part], LONG)
+            for address, first in zip(part, firsts, strict=True):
+                data = None if first is None else memoryview(first) if len(first) < SMALL else self._large(address)
+                if data is not None and named_by_content(data) == address:
+                    yield address, data
+                elif first is not None:
+                    self._skip(f"blob {address[:8]}")
+
+    def _large(self, address: Address) -> memoryview | None:
+        """Return a large blob, in a file that goes with it; None where it has shrunk, or there is no room."""
+        name = blob_name(address)
+        size = self._bucket.size(name)
+        if size >= shutil.disk_usage(tempfile.gettempdir()).free:
+            self._skip(f"blob {address[:8]}, of {size:,} bytes, finds no room in {tempfile.gettempdir()}, or")
+            return None
+        with tempfile.TemporaryFile() as file:
+            for group in system.batched(range(0, size, PIECE), AHEAD // PIECE):
+                for piece in self._bucket.get([Part(name, start, min(start + PIECE, size)) for start in group], LONG):
+                    file.write(piece or b"")
+            file.flush()
+            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)) if file.tell() else None
 
 
 def _reason(error: BaseException) -> str:

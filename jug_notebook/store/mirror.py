@@ -17,13 +17,12 @@ from __future__ import annotations
 import sys
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import groupby
 from typing import NamedTuple
 
 import msgspec
-from blake3 import blake3
 
 from jug_notebook import system
 from jug_notebook.clock import CLOCK, Clock
@@ -31,7 +30,7 @@ from jug_notebook.errors import SignatureError, StoreError, ValueLost, clean
 from jug_notebook.model import UNREADABLE, Address, Finished, Invalidation, Key, Lease, Spec, State, Verdict, Why
 from jug_notebook.render import plural
 from jug_notebook.store import Store, keyring
-from jug_notebook.store.bucket import LONG, Bucket, Part
+from jug_notebook.store.bucket import Blobs, Bucket, Part, blob_name, named_by_content
 from jug_notebook.store.sealing import EventSeal, Seal
 from jug_notebook.store.signed import SignedReader, SignedWriter
 
@@ -101,16 +100,6 @@ _entry = msgspec.msgpack.Decoder(tuple[bytes, bytes]).decode
 encode = msgspec.msgpack.Encoder().encode
 
 
-def named_by_content(data: bytes | memoryview) -> Address:
-    """Return the name of an object, from its content: that of a blob."""
-    return blake3(data).hexdigest(length=20)
-
-
-def blob_name(address: Address) -> str:
-    """Return where a blob is in a mirror."""
-    return f"blobs/{address[:2]}/{address}"
-
-
 def segments_of(found: Sequence[tuple[Address, Row]]) -> list[tuple[Named, bytes]]:
     """Return segments that name these results, each with its pack."""
     digits = 0
@@ -154,6 +143,7 @@ class Mirror:
         self._places: dict[Key, dict[bytes, Place]] = {}
         self._lock = threading.RLock()
         self._named: set[str] = set()
+        self.blobs = Blobs(self.bucket, self._skip)
 
     @property
     def note(self) -> str:
@@ -313,15 +303,9 @@ class Mirror:
                     except (SignatureError, *UNREADABLE):
                         self._skip(f"the result of task {place.row.key[:8]}")
 
-    def blob(self, address: Address) -> bytes:
-        """Return a blob, verified. Raises ValueLost where it isn't there or is damaged, Unreachable."""
-        [data] = self.bucket.get([Part(blob_name(address))], LONG)
-        if data is not None and named_by_content(data) != address:
-            self._skip(f"blob {address[:8]}")
-            data = None
-        if data is None:
-            raise ValueLost(f"blob {address[:12]} is neither in the store nor in {self.display_url}")
-        return data
+    def expect(self, upcoming: Callable[[], Iterable[Address]]) -> None:
+        """Note what returns the blobs that are likely to be read now, in this order."""
+        self.blobs.expect(upcoming)
 
     def has(self, address: Address) -> bool:
         """Return whether there is a blob of that name. Raises Unreachable."""
@@ -387,16 +371,23 @@ def attach(store: Store, url: str, clock: Clock = CLOCK) -> Mirror:
     mirror = Mirror(url, clock)
     get: Callable[..., memoryview] = getattr(store.get_blob, "inner", store.get_blob)
 
+    def lacks(address: Address) -> bool:
+        try:
+            get(address, True)
+        except ValueLost:
+            return True
+        return False
+
     def get_blob(address: Address, mapped: bool = False) -> memoryview:
         try:
             return get(address, mapped)
         except ValueLost:
-            data = mirror.blob(address)
+            data = mirror.blobs.get(address, lacks)
             with suppress(StoreError):  # as where there is no room, or only a reading key
                 if not store.read_only:
                     store.put_blob([data])
                     return get(address, mapped)
-            return memoryview(data)
+            return data
 
     get_blob.inner = get  # type: ignore[attr-defined]
     store.get_blob = get_blob  # type: ignore[method-assign]

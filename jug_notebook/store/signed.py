@@ -6,7 +6,8 @@ Everything that opens or seals these does it here. Unsigned bytes are never show
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -183,6 +184,20 @@ class SignedReader:
         """Return the same, without the run of one that finished."""
         outcome: Brief | Failed = self._opened(key, held, _brief)
         return outcome
+
+    def held(self, keys: Sequence[Key]) -> Sequence[CurrentOutcome | None]:
+        """Return the outcomes of tasks whose values are read next: a mirror may fetch several of these at once."""
+        found = self.store.outcomes(keys)
+        if self.store.also is not None:
+            self.store.also.expect(lambda: self._blobs_of(keys, found))
+        return found
+
+    def _blobs_of(self, keys: Sequence[Key], outcomes: Sequence[CurrentOutcome | None]) -> Iterator[Address]:
+        for key, held in zip(keys, outcomes, strict=True):
+            if held is not None and held.verdict.digest:
+                with suppress(SignatureError):  # it is raised when the value is read
+                    outcome = self.brief(key, held)
+                    yield from outcome.value.buffers if isinstance(outcome, Brief) else ()
 
     def _opened(self, key: Key, held: CurrentOutcome, decode: Callable[[bytes | memoryview], Any]) -> Any:
         verdict = held.verdict

@@ -14,7 +14,7 @@ from moto.server import ThreadedMotoServer
 
 import jug_notebook as jn
 from jug_notebook.__main__ import main
-from jug_notebook.errors import StoreError, Unreachable
+from jug_notebook.errors import NotReady, StoreError, Unreachable
 from jug_notebook.model import State
 from jug_notebook.session import _use as session_in_use
 from jug_notebook.session.mirroring import copy
@@ -463,6 +463,34 @@ def test_ten_thousand_results_cost_few_requests(connect, tmp_path, monkeypatch):
     assert len(requests) <= 100
     two.close()
     assert open_store(tmp_path / "two").also is not None
+
+
+@pytest.mark.parametrize("form", ["result", "to_frame"])
+def test_large_values_are_fetched_several_at_once_and_only_those_that_the_store_lacks(
+    connect, tmp_path, monkeypatch, form
+):
+    url, fetched = f"file://{tmp_path}/bucket", []
+    _, two = mirrored(connect, url, LARGE, 100)
+    tasks = define(LARGE).map(range(100))
+    assert tasks[40].result() == bytes([40]) * 200_000
+    get = Bucket.get
+    monkeypatch.setattr(Bucket, "get", lambda self, parts, *more: fetched.append(parts) or get(self, parts, *more))
+    values = list(tasks.to_frame()["result"]) if form == "to_frame" else tasks.result()
+    assert values == [bytes([n]) * 200_000 for n in range(100)]
+    assert sum(map(len, fetched)) == 99, "each once, and the one that is here not at all"
+    assert len(fetched) <= 4
+    two.close()
+
+
+def test_a_value_of_many_megabytes_comes_in_pieces_and_what_is_too_large_not_at_all(connect, url, monkeypatch, capsys):
+    source = "def f(x): return bytes([x]) * 20_000_000"
+    _, two = mirrored(connect, url, source, 2)
+    assert define(source)(1).result() == bytes([1]) * 20_000_000
+    monkeypatch.setattr(Bucket, "size", lambda self, name: 1 << 60)
+    two.begin_cell("one")
+    with pytest.raises(NotReady, match="was lost"):
+        define(source)(0).value()
+    assert "finds no room" in capsys.readouterr().err
 
 
 # -- in a notebook -----------------------------------------------------------------------------------------------------
