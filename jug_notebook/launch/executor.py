@@ -29,7 +29,7 @@ from jug_notebook.clock import CLOCK, Clock
 from jug_notebook.errors import LaunchError, StoreError
 from jug_notebook.launch import STARTING, Crew, WorkerGroup, send_order
 from jug_notebook.launch.local import environment
-from jug_notebook.launch.remote import BOOT, Report, Request, answers
+from jug_notebook.launch.remote import BOOT, Report, Request, answers, mirror_of
 from jug_notebook.model import Stop, WorkerInfo
 from jug_notebook.render import plural
 from jug_notebook.store import Store, keyring, split
@@ -205,6 +205,7 @@ class ExecutorGroup(WorkerGroup):
             secret=keyring.secret(self.store.id).hex() if self._adapter.carries_keys else "",
             options=msgspec.structs.replace(self._options, size=1),
             notices=notices(self.store.id) if self._adapter.carries_keys else (),
+            also=mirror_of(self.store, secret=self._adapter.carries_keys),
             stay=True,
             lasting=False,
         )

@@ -10,7 +10,7 @@ import importlib.util
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib import metadata
 from typing import IO, NoReturn
 
@@ -25,6 +25,7 @@ from jug_notebook.model import Scale, WorkerInfo
 from jug_notebook.store import Store, exists, keyring, open_store, split
 from jug_notebook.store.atomic import Folder
 from jug_notebook.worker import WorkerOptions, notices
+from jug_notebook.worker.execution import mapped
 from jug_notebook.worker.notices import Notice
 from jug_notebook.worker.supervisor import supervise
 
@@ -111,6 +112,7 @@ class Request(Struct, frozen=True):
     options: WorkerOptions = WorkerOptions()
     packages: dict[str, str] = {}  #: that tasks import, with their versions here
     notices: tuple[Notice, ...] = ()  #: where its supervisors report to
+    also: str = ""  #: the URL of the mirror from which blobs come that the store lacks
     check: bool = False
     stay: bool = False
     lasting: bool = True  #: may the key be kept on that host?
@@ -209,6 +211,8 @@ def _opened(asked: Request, checks: list[Check]) -> Store | None:
         keyring.import_secret(asked.store, bytes.fromhex(asked.secret), asked.lasting)
     if asked.notices and not asked.check:
         notices.add(asked.store, asked.notices, asked.lasting)
+    if asked.also:
+        keyring.keep_also(asked.store, asked.also, lasting=False)
     store = open_store(asked.url, known=asked.store)
     if store.id != asked.store:
         message = f"another store is at {store.display_url} there ({store.id[:8]}, and not {asked.store[:8]})"
@@ -249,6 +253,17 @@ def _packages(asked: Request) -> list[Check]:
     if other:
         return [Check("modules", "; ".join(other), "values may differ; install equal versions where that matters")]
     return [Check("modules", ", ".join(sorted(asked.packages)))] if asked.packages else []
+
+
+def mirror_of(store: Store, folders: Iterable[tuple[str, str]] = (), secret: bool = True) -> str:
+    """Return the URL of a store's mirror, as a host with these folders has it; empty where there is none.
+
+    Not ``secret``: where others may read it, so that one with a password in it isn't returned.
+    """
+    mirror = store.also
+    if mirror is None or not (secret or mirror.url == mirror.display_url):
+        return ""
+    return f"file://{mapped(mirror.url[7:], folders)}" if mirror.url.startswith("file://") else mirror.url
 
 
 def version_of(name: str) -> str:

@@ -35,7 +35,7 @@ from jug_notebook.clock import CLOCK, Clock
 from jug_notebook.errors import LaunchError
 from jug_notebook.launch import Crew, WorkerGroup, living, send_order
 from jug_notebook.launch.local import environment
-from jug_notebook.launch.remote import Check, Request
+from jug_notebook.launch.remote import Check, Request, mirror_of
 from jug_notebook.model import Scale, Stop, WorkerInfo
 from jug_notebook.render import duration, parse_duration, plural
 from jug_notebook.store import Store, atomic, keyring, split
@@ -492,7 +492,9 @@ def plan_of(store: Store, options: WorkerOptions, settings: Settings) -> Plan:
         (options, msgspec.structs.replace(settings, up_to=0), system.python()), order="deterministic"
     )
     name = f"jug-{store.id[:8]}-{blake3(about).hexdigest(length=4)}"
-    return Plan(Request(system.python(), system.VERSION, store.url, store.id, name, "Slurm", options=options), settings)
+    also = mirror_of(store, secret=False)
+    request = Request(system.python(), system.VERSION, store.url, store.id, name, "Slurm", options=options, also=also)
+    return Plan(request, settings)
 
 
 def _start_scaler(group: SlurmGroup) -> subprocess.Popen[bytes]:

@@ -26,7 +26,7 @@ from jug_notebook import system
 from jug_notebook.clock import CLOCK, Clock
 from jug_notebook.errors import JugError, LaunchError, StoreError
 from jug_notebook.launch import WorkerGroup, living, send_order
-from jug_notebook.launch.remote import BOOT, Answer, Check, Report, Request, answers, python_check
+from jug_notebook.launch.remote import BOOT, Answer, Check, Report, Request, answers, mirror_of, python_check
 from jug_notebook.model import Scale, Stop, WorkerInfo
 from jug_notebook.render import plural
 from jug_notebook.store import Store, split
@@ -122,6 +122,7 @@ class Call:
             options=options,
             packages=dict(packages or {}),
             notices=notices(store.id),
+            also=mirror_of(store, options.folders),
         )
 
     def name(self, host: Host) -> str:
@@ -137,6 +138,7 @@ class Call:
             check=check,
             notices=() if check else self._request.notices,
             secret="" if check else self._request.secret,
+            also="" if check else self._request.also,
         )
 
     @property

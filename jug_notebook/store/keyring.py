@@ -26,6 +26,7 @@ _EXTENT = re.compile(r"(\S{1,255}) (\d{1,18})", re.ASCII)
 _READING = ".read"  #: at the end of the name of a file with a reading key
 
 _here: dict[str, bytes] = {}  # keys of stores that live in this process, and those already read
+_also_here: dict[str, str] = {}  # mirrors of stores, as the launcher of this process has named them
 _made: set[str] = set()  # stores whose key was made in this process: see `just_made`
 
 
@@ -158,14 +159,22 @@ def just_made(store_id: str) -> bool:
 
 def also(store_id: str) -> str:
     """Return the URL of the mirror that this user has chosen for a store; empty where there is none."""
+    if store_id in _also_here:
+        return _also_here[store_id]
     try:
         return _also_path(store_id).read_text()
     except OSError:
         return ""
 
 
-def keep_also(store_id: str, url: str) -> None:
-    """Note which mirror a store has from now on, in a file of the user's; without a URL, none. Raises StoreError."""
+def keep_also(store_id: str, url: str, lasting: bool = True) -> None:
+    """Note which mirror a store has from now on, in a file of the user's; without a URL, none. Raises StoreError.
+
+    Not ``lasting``: only in this process and those that it forks, as the URL may hold a password.
+    """
+    if not lasting:
+        _also_here[store_id] = url
+        return
     path = _also_path(store_id)
     try:
         if not url:

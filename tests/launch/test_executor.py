@@ -24,6 +24,7 @@ from jug_notebook.launch.remote import Request
 from jug_notebook.model import State
 from jug_notebook.session import Session
 from jug_notebook.store import keyring
+from tests.crews import total_of_what_is_elsewhere
 from tests.workbench import PATIENCE, Fifo, cell, wait_until
 
 SAY = """
@@ -131,6 +132,13 @@ def test_tasks_run_on_whatever_runs_functions(engines: Any, session: Session) ->
     crew.stop()
     wait_until(crew.store, lambda: not crew.supervisors)
     assert not crew.starting
+
+
+@pytest.mark.parametrize("engines", [ENGINES[1], ENGINES[4]], indirect=True)
+def test_workers_there_read_what_only_the_mirror_of_the_session_has(
+    engines: Any, session: Session, tmp_path: Path
+) -> None:
+    total_of_what_is_elsewhere(session, tmp_path, lambda: session.execute(1, on=engines))
 
 
 def test_as_many_as_an_executor_can_run_by_default(session: Session) -> None:

@@ -23,6 +23,7 @@ from jug_notebook.model import FunctionView, Snapshot, State, WorkerInfo, Worker
 from jug_notebook.session import Session
 from jug_notebook.store import keyring
 from jug_notebook.worker import WorkerOptions
+from tests.crews import total_of_what_is_elsewhere
 from tests.servers import Server, free_port
 from tests.workbench import PATIENCE, Fifo, cell, wait_until
 
@@ -191,6 +192,10 @@ def test_twenty_jobs_are_one_array_whose_script_and_processes_show_neither_key_n
     assert crew.name in visible
     assert group_of(crew).file.stat().st_mode & 0o777 == 0o600
     assert {view.info.place for view in session.status().workers} <= {f"Slurm {array}_{i}" for i in range(20)}
+
+
+def test_jobs_read_what_only_the_mirror_of_the_session_has(session: Session, tmp_path: Path) -> None:
+    total_of_what_is_elsewhere(session, tmp_path, lambda: session.execute(1, slurm={"walltime": "10min"}))
 
 
 def test_pending_jobs_are_starting_with_reason_and_id_and_stop_cancels_them(session: Session) -> None:

@@ -24,6 +24,7 @@ from jug_notebook.task import definitions
 from jug_notebook.worker import WorkerOptions
 from jug_notebook.worker.execution import mapped
 from tests import sshd
+from tests.crews import total_of_what_is_elsewhere
 from tests.servers import Server, free_port
 from tests.workbench import PATIENCE, wait_until
 
@@ -253,6 +254,19 @@ def test_the_store_s_key_reaches_a_host_by_its_input_alone(field: Field) -> None
     for pid in (crew.workers[0].pid, crew.supervisors[0].pid):
         seen = Path(f"/proc/{pid}/cmdline").read_bytes() + Path(f"/proc/{pid}/environ").read_bytes()
         assert secret.encode() not in seen
+
+
+@needs_sshd
+def test_workers_of_a_host_read_what_only_the_mirror_of_the_session_has_and_its_url_is_in_no_process_list(
+    field: Field,
+) -> None:
+    bucket = field.folder / "bucket"
+    total_of_what_is_elsewhere(field.session, field.folder, lambda: field.session.execute(1, hosts=[field.host()]))
+    [crew] = field.session.workers.crews
+    for pid in (crew.workers[0].pid, crew.supervisors[0].pid):
+        seen = Path(f"/proc/{pid}/cmdline").read_bytes() + Path(f"/proc/{pid}/environ").read_bytes()
+        assert str(bucket).encode() not in seen
+    assert not (field.folder / "ssh" / "settings" / "jug_notebook" / "also").exists(), "it may hold a password"
 
 
 @needs_sshd
