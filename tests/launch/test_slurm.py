@@ -67,8 +67,6 @@ PartitionName=high Nodes={host} MaxTime=INFINITE DefaultTime=10 State=UP Priorit
 
 def missing() -> str:
     """Why there can be no Slurm here; empty where there can."""
-    if os.environ.get("CI") == "true":
-        return "a Slurm of our own is not started in CI"
     if os.getuid() != 0:
         return "slurmd needs root"
     programs = ("sbatch", "slurmctld", "slurmd", "munged")
