@@ -326,7 +326,7 @@ def failures_html(snapshot: Snapshot, hints: Hints = NOTEBOOK) -> str:
     parts = [_title(plural(count, "failure"))]
     for place, kind in enumerate(kept):
         first = kind.newest
-        when = f"{escape(first.host)}, {ago(snapshot.at - first.started - first.duration)}"
+        when = f"{escape(first.host)}, {ago(snapshot.at - first.started - first.duration)}" if first.host else ""
         parts.append(_details(first, when, kind, limit=1_500) if place < STORIES else _rest(first, when, kind))
     left = count - sum(len(kind.keys) for kind in kept)
     return "".join([*parts, and_more(left, hints.failed) if kept else ""])
@@ -365,14 +365,14 @@ def story_html(view: FailureView, like: Sequence[Like] = (), count: int = 1, lim
     ``count``: how many there are of its kind, including this one; ``like`` are some of the others.
     """
     place = summary.where_raised(clean(view.traceback))
+    ran = (
+        f"{escape(view.host)}, pid {view.pid}{attempt_text(view.attempt, view.attempts, ', ')}, "
+        f"started {moment(view.started)}, ran {duration(view.duration)}"
+    )
     facts = [
         ("at", f"<code>{escape(elide(place, 160))}</code>" if place else ""),
         ("arguments", f"<code>{escape(view.args_repr)}</code>" if view.args_repr else ""),
-        (
-            "where",
-            f"{escape(view.host)}, pid {view.pid}{attempt_text(view.attempt, view.attempts, ', ')}, "
-            f"started {moment(view.started)}, ran {duration(view.duration)}",
-        ),
+        ("where", ran if view.host else ""),
         ("key", f"<code>{escape(view.key)}</code>"),
     ]
     rows = "".join(

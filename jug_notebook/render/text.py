@@ -160,10 +160,9 @@ def failures_text(snapshot: Snapshot, hints: Hints = NOTEBOOK) -> list[str]:
         lines.append(f"× {call(first.name, first.args_repr, 48)}  {elide(first.error, 72)}{more}")
         if place := summary.where_raised(clean(first.traceback)):
             lines.append(f"    {elide(place, WIDTH)}")
-        lines.append(
-            f"    on {elide(first.host, 64)}, {ago(snapshot.at - first.started - first.duration)},"
-            f" after {duration(first.duration)} · key {first.key[:8]}"
-        )
+        when = f"{ago(snapshot.at - first.started - first.duration)}, after {duration(first.duration)}"
+        where = f"on {elide(first.host, 64)}, {when} · " if first.host else ""  # of a damaged record, that isn't known
+        lines.append(f"    {where}key {first.key[:8]}")
         if kind.others:
             others = ", ".join(f"{like.key[:8]} ({elide(like.args_repr, 24)})" for like in kind.others[:3])
             lines.append(f"    similar: {others}{', …' if len(kind.keys) > 4 else ''}")
@@ -175,12 +174,13 @@ def failures_text(snapshot: Snapshot, hints: Hints = NOTEBOOK) -> list[str]:
 
 def failure_text(view: FailureView) -> str:
     """Return one failure with all its details."""
-    lines = [
-        f"× {call(view.name, view.args_repr, 120)} failed: {elide(view.error, 200)}",
-        f"  on {elide(view.host, 64)}, pid {view.pid}{attempt_text(view.attempt, view.attempts, ' · ')}"
-        f" · started {moment(view.started)}, ran {duration(view.duration)}",
-        f"  key {view.key}",
-    ]
+    lines = [f"× {call(view.name, view.args_repr, 120)} failed: {elide(view.error, 200)}"]
+    if view.host:
+        lines.append(
+            f"  on {elide(view.host, 64)}, pid {view.pid}{attempt_text(view.attempt, view.attempts, ' · ')}"
+            f" · started {moment(view.started)}, ran {duration(view.duration)}"
+        )
+    lines.append(f"  key {view.key}")
     if view.traceback:
         lines += ["", excerpt(view.traceback).rstrip()]
     if view.output:

@@ -494,7 +494,8 @@ class Results:
         [state] = self._store.states([key])
         call = self._call(key)
         if state is None or state is State.CANCELLED:
-            return TaskCancelled(f"{call} is cancelled, so it will not run; re-run the cell that calls its function")
+            why = "is cancelled, so it" if state is not None else f"isn't in {self._store.display_url} any more: it"
+            return TaskCancelled(f"{call} {why} will not run; re-run the cell that calls its function")
         if state is State.FAILED:
             return self._failed(key, "") or NotReady(f"{call} is being tried again")
         if state is State.BLOCKED:

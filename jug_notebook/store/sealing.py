@@ -93,7 +93,7 @@ class Seal:
             raise SignatureError(
                 f"the {kind} of task {key[:12]} in the store is not opened: it is damaged, or wasn't written by "
                 f"someone who has the store's key. If the store comes from elsewhere, import its key: "
-                f"jug-notebook key import; jug-notebook doctor --verify tells what is damaged"
+                f"jug-notebook key import; jug-notebook doctor --verify tells what is damaged, --repair mends it"
             )
         return data
 

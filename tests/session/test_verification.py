@@ -445,9 +445,17 @@ def test_a_task_that_cant_run_for_its_damaged_record_is_forgotten_and_made_anew_
         run.count(task)  # needs it
         run.session.end_cell()
         spoil_body(run.store, run.store.specs([task.key])[0], damage.flipped)
+        with (
+            working(run.session),
+            pytest.raises(jn.SignatureError, match="doctor --verify tells what is damaged, --re"),
+        ):
+            task.result()
+        assert re.search(r"× fit\(\)  not shown: .*\n +key \w{8}\n", str(run.session.status()))
         [line, _] = lines(quietly(run.url, repair=True))
         assert "is damaged: forgotten; it can't run until its cell is run again" in line
         assert quietly(run.url).good
+        with pytest.raises(jn.TaskCancelled, match=r"isn't in unix\S* any more: .* re-run the cell"):
+            task.result()
         again = run.fit(7)
         run.session.end_cell()
         with working(run.session):
