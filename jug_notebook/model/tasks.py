@@ -435,11 +435,12 @@ class CurrentOutcome(Struct, frozen=True):
 
 
 class Attempt(Struct, frozen=True):
-    """An attempt that ended; ``counts`` is whether its outcome is the task's present one."""
+    """An attempt that ended; ``counts`` is whether its outcome is the task's present one, ``name`` the function's."""
 
     verdict: Verdict
     body: bytes
     counts: bool
+    name: str = ""
 
 
 class SweepReport(Struct, frozen=True):

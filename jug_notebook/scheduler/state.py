@@ -466,9 +466,9 @@ class SchedulerState:
         task = self.tasks.live.get(key)
         return self.tasks.outcome(key) if task is None else derived_outcome(task)
 
-    def runs(self, scope: Scope = Scope()) -> Iterator[tuple[TaskRecord, Outcome]]:
+    def runs(self, scope: Scope = Scope(), target: Target | None = None) -> Iterator[tuple[TaskRecord, Outcome]]:
         """Yield all attempts that ended, those of earlier rounds too."""
-        for task in listing(self.tasks.values(), scope):
+        for task in listing(self.tasks.values(), scope, target):
             for outcome in (*task.outcomes, *self.history.past(task.key)):
                 yield task, outcome
 

@@ -16,6 +16,7 @@ from jug_notebook import render
 from jug_notebook.errors import NoSuchTask
 from jug_notebook.model import (
     Cause,
+    CurrentOutcome,
     Failed,
     FailureKind,
     FailureView,
@@ -231,31 +232,29 @@ class Queries:
     def profile(
         self, target: Any = None, all: bool = False, namespace: Mapping[str, Any] | None = None
     ) -> ProfileTable:
-        """Return what runs took, by function: time, processor time, memory, bytes read and written. Failed ones, too.
+        """Return what runs took, by function: time, processor time, memory, bytes read and written.
 
-        Of this notebook's tasks, of a target's, or with ``all`` of the whole store's; the latest 20 000 at most.
-        Raises NoSuchTask.
+        Every attempt that ended is a run, also one that failed, was killed, or no longer counts. Of this notebook's
+        tasks, of a target's, or with ``all`` of the whole store's; the latest 20 000 at most. Raises NoSuchTask.
         """
         self._targets.flush()
         if target is None:
-            found = self._store.tasks(self._access.scope_of(all))
+            latest, total = self._store.runs(self._access.scope_of(all), PROFILED)
+        elif keys := frozenset(self._targets.keys(target, namespace, all)):
+            latest, total = self._store.runs(Scope(), PROFILED, Target(keys=keys))
         else:
-            found = self._store.tasks(target=Target(keys=frozenset(self._targets.keys(target, namespace, all))))
-        ended = [view for view in found if view.state in (State.FINISHED, State.FAILED) and not view.source]
-        ended.sort(key=lambda view: view.started)
-        latest = ended[-PROFILED:]
-        outcomes = zip(latest, self._signed.outcomes([view.key for view in latest]), strict=True)
+            latest, total = [], 0
         by_function: dict[str, list[Outcome]] = {}
-        for view, outcome in outcomes:
-            if outcome is not None:
-                by_function.setdefault(view.name, []).append(outcome)
+        for run in latest:
+            outcome = self._signed.outcome(run.verdict.key, CurrentOutcome(run.verdict, run.body))
+            by_function.setdefault(run.name, []).append(outcome)
         profiles = [profile_of(name, runs) for name, runs in by_function.items()]
         specs = self._signed.specs([profile.largest for profile in profiles])
         named = [
             profile if spec is None else msgspec.structs.replace(profile, args_repr=spec.args_repr)
             for profile, spec in zip(profiles, specs, strict=True)
         ]
-        return ProfileTable(sorted(named, key=lambda one: -one.duration.mean * one.runs), len(ended) - len(latest))
+        return ProfileTable(sorted(named, key=lambda one: -one.duration.mean * one.runs), total - len(latest))
 
     def watch(self, seen: int, timeout: float) -> int:
         """Wait until the store's version differs from ``seen``, at most ``timeout`` seconds. Return the version now."""

@@ -116,10 +116,10 @@ class Queries(Protocol):
             views.sort(key=lambda view: view.started + view.duration, reverse=True)
         return views[:limit] if limit else views
 
-    def runs(self, scope: Scope = Scope(), limit: int = 0) -> tuple[list[Attempt], int]:
+    def runs(self, scope: Scope = Scope(), limit: int = 0, target: Target | None = None) -> tuple[list[Attempt], int]:
         """Return attempts that ended, latest first, and how many are known; failed and invalidated ones included."""
         with self._updated() as scheduler:
-            ended = [(outcome, task) for task, outcome in scheduler.runs(scope)]
+            ended = [(outcome, task) for task, outcome in scheduler.runs(scope, target)]
             ended.sort(key=lambda pair: (pair[0][0].started + pair[0][0].duration, pair[0][0].key), reverse=True)
             latest = ended[:limit] if limit else ended
             try:
@@ -127,11 +127,11 @@ class Queries(Protocol):
             except ValueLost:  # a compaction has dropped outcomes of earlier rounds
                 if not scheduler.history.drop_past():
                     raise
-                return self.runs(scope, limit)
+                return self.runs(scope, limit, target)
             counting = [task.reused_from is None and scheduler.outcome(task.key) == outcome for outcome, task in latest]
         return [
-            Attempt(outcome[0], body, counts)
-            for (outcome, _), body, counts in zip(latest, bodies, counting, strict=True)
+            Attempt(outcome[0], body, counts, task.queue.name)
+            for (outcome, task), body, counts in zip(latest, bodies, counting, strict=True)
         ], len(ended)
 
     def timeline(self, scope: Scope = Scope()) -> tuple[list[Span], list[Key]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -134,6 +135,48 @@ def test_a_dry_run_foretells_time_and_memory_and_warns_where_the_host_has_less(t
     assert memory == 3 * peak
     assert ", with 3 workers, up to " in ran.stdout
     assert "; this host has 100 MB: start fewer workers" in ran.stdout
+
+
+def test_each_attempt_is_a_run_in_the_profile_also_those_that_failed_were_killed_or_count_no_more(
+    tmp_path: Path,
+) -> None:
+    def attempt(folder: str, name: str) -> int:
+        with open(os.path.join(folder, name), "a") as file:
+            file.write(".")
+        return os.path.getsize(os.path.join(folder, name))
+
+    @jn.task(retries=2)
+    def unlucky(folder: str, name: str) -> str:
+        assert attempt(folder, name) == 3
+        return name
+
+    @jn.task
+    def ended_once(folder: str, name: str) -> str:
+        if attempt(folder, name) == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return name
+
+    @jn.task
+    def computed_again(folder: str, name: str) -> str:
+        attempt(folder, name)
+        return name
+
+    folder = str(tmp_path)
+    session = jn.connect(tmp_path / "jugdata", notebook=tmp_path / "n.ipynb")
+    crew = jn.execute(1)
+    try:
+        first, second, third = unlucky(folder, "a"), ended_once(folder, "b"), computed_again(folder, "c")
+        jn.result([first, second, third])
+        third.invalidate()
+        jn.result(third)
+        runs = {one.name.rpartition(".")[2]: one.runs for one in session.profile()}
+        [of_one] = session.profile(first)
+    finally:
+        crew.stop()
+        session.close()
+    assert [(tmp_path / name).stat().st_size for name in "abc"] == [3, 2, 2]
+    assert runs == {"unlucky": 3, "ended_once": 2, "computed_again": 2}
+    assert of_one.runs == 3
 
 
 def test_the_status_has_the_memory_of_functions_whose_runs_were_measured(tmp_path: Path) -> None:
