@@ -291,7 +291,7 @@ def workers_html(
             if info.task
             else _span(_FAINT, "idle")
         )
-        progress = summary.progress_text(info) if view.alive else ""
+        progress = summary.progress_text(info, snapshot.at) if view.alive else ""
         doing += f" {unbroken(progress)}" if progress else ""
         row = [
             unbroken(elide(summary.host_label(info, several), 32)),

@@ -21,7 +21,7 @@ from jug_notebook.model import (
     WorkerInfo,
     WorkerView,
 )
-from jug_notebook.render.format import duration, elide_call, number, plural, size
+from jug_notebook.render.format import ago, duration, elide_call, number, plural, size
 
 FUNCTIONS = 20  #: rows of functions that are shown,
 WORKERS = 16  #: of workers,
@@ -207,10 +207,15 @@ def memory_details(function: FunctionView) -> str:
     return f"at most: {size(found.mean)} on average, {size(found.p95)} in 95 % of runs, {size(found.largest)} once"
 
 
-def progress_text(info: WorkerInfo) -> str:
-    """Return how far its task says it is: "37/100", "37" where the total isn't known, or nothing."""
+def progress_text(info: WorkerInfo, now: float) -> str:
+    """Return how far its task says it is, "37/100", or "37" where the total isn't known; and what a kill would cost.
+
+    That is what it did after its last checkpoint, "checkpoint 3 min ago". Empty where there is neither.
+    """
     done, total = info.progress
-    return f"{number(done)}/{number(total)}" if total else number(done) if done else ""
+    steps = f"{number(done)}/{number(total)}" if total else number(done) if done else ""
+    saved = f"checkpoint {ago(now - info.checkpoint[0])}" if info.checkpoint[0] else ""
+    return ", ".join(filter(None, (steps, saved)))
 
 
 def host_label(info: WorkerInfo, several: bool) -> str:

@@ -128,7 +128,7 @@ def workers_text(snapshot: Snapshot, hints: Hints = NOTEBOOK, limit: int = summa
     for view in kept:
         info = view.info
         task = f"{elide_middle(info.task_name, 32)} {info.task[:8]}" if info.task else "idle"
-        progress = summary.progress_text(info)
+        progress = summary.progress_text(info, snapshot.at)
         task += f" {progress}" if progress else ""
         rows.append(
             [

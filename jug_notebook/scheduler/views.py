@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Container, Iterable, Sequence
+from typing import Any
 
 import msgspec
 
@@ -103,15 +104,14 @@ def _up_to_date(scheduler: SchedulerState, info: WorkerInfo, heartbeat: float) -
     """
     done = max(info.done, scheduler.settled_by.get(info.id, 0))
     task = scheduler.leases.task_of(info.id)
+    nothing_yet: dict[str, Any] = {"done": done, "progress": (0, 0), "checkpoint": (0.0, 0)}
     if task is None:
-        return msgspec.structs.replace(info, done=done, task="", task_name="", since=0.0)
+        return msgspec.structs.replace(info, task="", task_name="", since=0.0, **nothing_yet)
     reported = scheduler.tasks.peek(info.task)
     if reported is not None and scheduler.leases.holder(reported) == info.id:
         return msgspec.structs.replace(info, done=done)
     since = max(heartbeat, scheduler.ended_by.get(info.id, 0.0))
-    return msgspec.structs.replace(
-        info, done=done, task=task.key, task_name=task.queue.name, since=since, progress=(0, 0)
-    )
+    return msgspec.structs.replace(info, task=task.key, task_name=task.queue.name, since=since, **nothing_yet)
 
 
 def starting(processes: Sequence[tuple[WorkerInfo, bool, float]]) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -166,6 +167,28 @@ def test_cleanup_removes_what_ended_tasks_left_and_spares_what_runs(session: jn.
         assert leftovers(session) == [running]
         go.write_line("")
         task.result(PATIENCE)
+
+
+@processes
+def test_the_status_and_the_log_tell_the_age_of_the_last_checkpoint_of_a_task_that_runs(
+    session: jn.Session, tmp_path: Path
+) -> None:
+    f = define("import jug_notebook as jn\ndef f(go):\n    jn.checkpoint().save(1)\n    open(go).readline()")
+    go = Fifo(tmp_path)
+    session.execute(1)
+    task = f(go.path)
+    wait_until(
+        session.access.store,
+        lambda: any(view.info.checkpoint[0] for view in session.status().snapshot.workers),
+        "no worker told of it",
+        patience=60.0,
+    )
+    status, log = session.status(), session.log(task)
+    go.write_line("")
+    task.result(PATIENCE)
+    assert re.search(rf" f {task.key[:8]} checkpoint (just now|\d+ \w+ ago) ", repr(status))
+    assert re.search("checkpoint\xa0(just\xa0now|\\d+\xa0\\w+\xa0ago)", status._repr_html_())
+    assert re.search(r"checkpoint (just now|\d+ \w+ ago), \d+ B", log)
 
 
 def test_outside_a_task_a_checkpoint_is_in_memory_and_as_rare_as_it_is_to_be() -> None:
