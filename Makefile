@@ -107,7 +107,7 @@ nfs:
 # every notebook runs against a store of its own and must print what is saved in it
 notebooks: $(VENV)/installed-test sshd redis
 	@echo "== notebooks: each prints what is saved in it"
-	$(PYTEST) tests/check_notebooks.py
+	$(PYTEST) -n 2 tests/check_notebooks.py
 
 # the manual as a site that needs no network: open .docs/html/index.html
 docs: $(VENV)/installed-docs
