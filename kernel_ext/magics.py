@@ -25,7 +25,7 @@ from jug_notebook.model import OPEN_STATES, Snapshot
 from jug_notebook.render import plural
 from jug_notebook.render.display import Status
 from jug_notebook.session import Session, connect, current, key_check
-from jug_notebook.session.access import running_file, unverified_picture
+from jug_notebook.session.access import is_there, new_store_text, running_file, unverified_picture
 from jug_notebook.task.cell import CellTask
 from jug_notebook.task.sweeps import SweepPlot
 from jug_notebook.worker import number_of_workers
@@ -396,8 +396,13 @@ class JugMagics(Settings):
         asked = read(self.jug_store, line)
         url = asked.url or (self._url if asked.accept_new_store or asked.also else None)
         if url is not None:
+            is_new = not is_there(url, running_file(notebook_path(self.shell))[1])
             self._session = self.connect(url, asked.accept_new_store, asked.also)
             self.memory.store = url
+            if is_new:
+                print(f"made a new, empty store: {new_store_text(self._session.access)}")
+            if is_new and not asked.also:
+                return
         print(_about(self.session, self.as_text))
 
     # -- what the other magics share -----------------------------------------------------------------------------------

@@ -334,7 +334,8 @@ class TaskMagics(Magics):
         if not asked.ended:
             asked = read_target(self.jug_cancel, line)
         found = self._session.cancel(asked.target, namespace=self.shell.user_ns, ended=asked.ended)
-        print(f"cancelled {plural(found)}" if found else "nothing to cancel: none of these is pending")
+        none = "nothing was cancelled: none of these is pending, or another notebook or task still needs them"
+        print(f"cancelled {plural(found)}" if found else none)
 
     @line_magic
     @options()

@@ -137,7 +137,8 @@ def run(*command: str, script: str = "") -> str:
             env=environment(),
         )  # fmt: skip
     except FileNotFoundError:
-        raise LaunchError(f"no {command[0]} on this host; log in where jobs can be submitted to Slurm") from None
+        text = "log in where jobs can be submitted to Slurm, or leave out --slurm: -n 4 starts workers on this host"
+        raise LaunchError(f"no {command[0]} on this host; {text}") from None
     except subprocess.TimeoutExpired:
         raise LaunchError(f"{command[0]} didn't answer within {duration(PATIENCE)}; try again later") from None
     if done.returncode:

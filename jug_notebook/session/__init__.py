@@ -306,7 +306,8 @@ class Session:
 
         With ``ended``, cancel the requests of this user's runs that have ended, of scripts, consoles and headless
         notebooks: for these tasks, or without a target for all. With ``all``, those of all of this user's notebooks and
-        runs. Return how many were pending. Raises NoSuchTask.
+        runs. Return how many are cancelled by that: not those that run or have failed, or that another notebook or task
+        still needs. Raises NoSuchTask.
         """
         store = self.access.store
         if target is None and not ended:
@@ -315,15 +316,16 @@ class Session:
         origins = self.access.ended_runs() if ended else [self.access.origin()]
         if all:
             origins = [origin for origin in store.origins() if origin.user == self.access.user]
-        cancelled: set[Key] = set()
+        before = {} if keys is None else dict(zip(keys, store.states(list(keys)), strict=True))
         for origin in origins:
             asked = store.requested(origin) if ended or all else keys or []
             chosen = [key for key in asked if keys is None or key in keys]
             states = dict(zip(chosen, store.states(chosen), strict=True))
-            if unwanted := [key for key, state in states.items() if state in PENDING or state is State.RUNNING]:
+            if unwanted := [key for key, state in states.items() if state in (*PENDING, State.RUNNING, State.FAILED)]:
                 store.request(unwanted, origin, False)
-            cancelled.update(key for key, state in states.items() if state in PENDING)
-        return len(cancelled)
+            before = states | before
+        pending = [key for key, state in before.items() if state in PENDING]
+        return store.states(pending).count(State.CANCELLED)
 
     def withdraw(self, keys: Sequence[Key]) -> None:
         """Withdraw this notebook's requests for these tasks, finished ones too: `cleanup` may delete them."""

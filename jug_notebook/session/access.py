@@ -17,6 +17,7 @@ from jug_notebook import system
 from jug_notebook.clock import Clock
 from jug_notebook.errors import StoreError
 from jug_notebook.model import Origin, Scope, Snapshot, WorkerInfo, names_a_run, run_name
+from jug_notebook.render.format import near
 from jug_notebook.store import Store, accept_new_store, exists, keyring, lacks_room, mirror, open_store, split
 from jug_notebook.store.file.folders import join_shared, sharing_advice
 from jug_notebook.store.sealing import Seal
@@ -151,6 +152,22 @@ def unverified_picture(url: str, folder: Path) -> Snapshot | None:
         return None
     with closing(open_store(url)) as store:
         return store.snapshot() if store.unverified else None
+
+
+def is_there(url: str, folder: Path) -> bool:
+    """Return whether there is a store at the URL, and makes none; what ends with the process always counts as there."""
+    url = resolve_url(url, folder)
+    return split(url)[0] == "memory" or exists(url)
+
+
+def new_store_text(access: StoreAccess) -> str:
+    """Return where a store is that was made just now; where one of a similar name lies beside it, with that."""
+    scheme, rest = split(access.store.url)
+    if scheme != "file":
+        return access.display_url
+    path = Path(rest)
+    stores = {store.parent.name for store in path.parent.glob("*/store.json")} - {path.name}
+    return f"{path}{near(path.name, stores)}"
 
 
 def announce(access: StoreAccess, *, lasting: bool, together: bool) -> StoreAccess:

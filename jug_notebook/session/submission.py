@@ -44,8 +44,7 @@ LOOKED_AT = 1000  #: tasks that one needs which are looked at for code that has 
 SAMPLE = 3  #: most calls of each function that are kept to be checked
 FRESH = 600.0  #: seconds after which a function is stored again, for a blob that isn't used may be deleted
 
-#: what can be cancelled: it has not started, or has failed
-PENDING = (State.WAITING, State.READY, State.BLOCKED, State.FAILED)
+PENDING = (State.WAITING, State.READY, State.BLOCKED)  #: what can be cancelled: it has not started
 
 
 class CellReport(msgspec.Struct, frozen=True):
@@ -456,15 +455,15 @@ class SubmissionQueue:
         return self._withdraw(outdated, self._access.origin())
 
     def _withdraw(self, keys: Sequence[Key], origin: Origin) -> int:
-        """Withdraw the requests for these tasks. Return how many of them had not started or had failed.
+        """Withdraw the requests for these tasks. Return how many of them that cancels.
 
-        What is finished stays in the store, but no longer counts as this notebook's.
+        What is finished or has failed stays in the store, but no longer counts as this notebook's.
         """
         if not keys or self._read_only:
             return 0
-        pending = sum(state in PENDING for state in self._store.states(keys))
+        pending = [key for key, state in zip(keys, self._store.states(keys), strict=True) if state in PENDING]
         self._store.request(keys, origin, False)
-        return pending
+        return self._store.states(pending).count(State.CANCELLED)
 
 
 def _recounted(report: CellReport, made: Mapping[Key, FunctionVersion], store: Store, began: float) -> CellReport:

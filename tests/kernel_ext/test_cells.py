@@ -313,7 +313,7 @@ def test_a_store_that_was_removed_is_made_anew_by_jug_store(notebook: Notebook, 
     with pytest.raises(jn.StoreGone):
         notebook.run("%jug_store")
     text = notebook.run("%jug_store jugdata")
-    assert text.startswith("file store ./jugdata, 0 tasks\n")
+    assert text.startswith("made a new, empty store: ")
     assert "which is gone; this is a new one" in text
     notebook.run("again = f(1)")
     assert notebook.run("%jug_store") == "file store ./jugdata, 1 task\n"

@@ -92,7 +92,7 @@ def test_workers_outlive_a_console(folder: Path) -> None:
     for line, answer in (
         ("%load_ext jug_notebook", "starts workers"),
         ("%config JugMagics.display = 'text'", ""),
-        ("%jug_store first", "first, 0 tasks"),
+        ("%jug_store first", "made a new, empty store: "),
         ("%jug_execute -n 1", "started 1 worker"),
         ("import jug_notebook as jn; jn.task(abs)(-42).result()", "42"),
         ("jn.current().workers.headless", "False"),

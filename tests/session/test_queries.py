@@ -180,7 +180,8 @@ def test_a_dry_run_tells_what_slurm_would_be_asked_for(session, cell, monkeypatc
     assert repr(crew).splitlines() == [
         "3 to run, 0 stored",
         "  load  3 to run, not timed yet",
-        "Slurm: no squeue on this host; log in where jobs can be submitted to Slurm",
+        "Slurm: no squeue on this host; log in where jobs can be submitted to Slurm, or leave out --slurm: "
+        "-n 4 starts workers on this host",
         f"Slurm would get 20 jobs of one worker each: sbatch {words} --array=0-19",
         "nothing was submitted",
     ]
