@@ -119,11 +119,11 @@ class WorkerMagics(Magics):
             raise UsageError("%jug_execute: --setup and --remote-dir are for other hosts: --host H")
         slurm = _slurm(asked)
         session = self.main.session
+        notify, after = (asked.notify, 0.0) if asked.notify else (self.main.notify, self.main.notify_after)
+        session.workers.notify(notify, after, asked.dry_run)
         if asked.dry_run:
             print(self._plan(session, asked, slurm))
             return
-        notify, after = (asked.notify, 0.0) if asked.notify else (self.main.notify, self.main.notify_after)
-        session.workers.notify(notify, after)
         crew, lines = self._start(session, asked, elsewhere, slurm)
         if note := session.workers.headless_note():
             lines.append(note)
@@ -196,8 +196,10 @@ class WorkerMagics(Magics):
             raise UsageError("%jug_execute --here runs tasks in this kernel: leave out --host, --on and --slurm")
         if asked.workers or asked.python:
             raise UsageError("%jug_execute --here runs tasks in this kernel: leave out -n and --python")
-        if asked.gpus or asked.resources or asked.env:
-            raise UsageError("%jug_execute --here runs tasks in this kernel: leave out --gpus, --resources and --env")
+        if asked.gpus or asked.resources or asked.env or asked.notify:
+            raise UsageError(
+                "%jug_execute --here runs tasks in this kernel: leave out --gpus, --resources, --env and --notify"
+            )
         session = self.main.session
         ran = session.run_here(
             asked.target, asked.max_tasks, asked.max_time, self.shell.user_ns, not_target=asked.not_target

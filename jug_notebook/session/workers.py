@@ -84,9 +84,9 @@ class Workers:
         """
         workers = None if workers is None else number_of_workers("workers", workers)
         if here and not dry_run:
-            if gpus is not None or resources:
+            if gpus is not None or resources or notify:
                 raise LaunchError(
-                    "here=True gives tasks no gpus or resources of their own: start workers, or leave these out"
+                    "here=True takes no gpus, resources or notify, for workers alone: start some, or leave these out"
                 )
             self.run_here(target, max_tasks, max_time, namespace, keep_going=keep_going, not_target=not_target)
             return self._no_crew()
@@ -96,23 +96,28 @@ class Workers:
             max_tasks=max_tasks, max_time=max_time, memory_limit=memory_limit, keep_going=keep_going, gpus=gpus,
             resources=resources, env=env, patience=patience,
         )  # fmt: skip
+        self.notify(notify, notify_after, dry_run)
         if dry_run:
             if on is not None:
                 raise LaunchError("dry_run can't look into an executor: leave 'on' out")
             return self._no_crew(self.foretell(workers, options, list(hosts), slurm))
-        self.notify(notify, notify_after)
         if wait_for_workers is not None:
             self._results.wait_for_workers = system.not_negative("wait_for_workers", wait_for_workers)
         return self._start(workers, options, hosts, on, slurm, wait)
 
-    def notify(self, targets: str | Sequence[str], after: float = 0.0) -> None:
-        """Have supervisors report what comes of the tasks in this store; see `execute`. Raises LaunchError."""
+    def notify(self, targets: str | Sequence[str], after: float = 0.0, dry_run: bool = False) -> None:
+        """Have supervisors report what comes of the tasks in this store; see `execute`. Raises LaunchError.
+
+        With ``dry_run`` the targets are only checked.
+        """
         from jug_notebook.worker import notices, notifier
 
         access, found = self._access, notices.targets_in(targets)
         if found and access.store.url.startswith("memory:"):
             raise LaunchError("notify: 'memory:' ends with this process; use a folder: %jug_store jugdata")
         after = system.not_negative("notify_after", after)
+        if dry_run:
+            return
         self._targets.flush()
         notifier.ask(access.store, found, access.file, after)
 

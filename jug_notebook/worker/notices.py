@@ -32,6 +32,8 @@ HIDDEN = "…"  #: in place of what a target holds
 LARGEST = 1 << 20  #: bytes of a file of targets
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
 _ADDRESS = re.compile(r"mailto:([^\s/:@]+@[\w.-]+)")
+_PREFIX = re.compile(r"[a-z][a-z0-9+.-]*:", re.IGNORECASE)
+_WORD = re.compile(r"[\w.+-]+")
 _COMMAND = 'jug_command=$JUG_COMMAND; unset JUG_COMMAND; eval "$jug_command"'
 
 
@@ -79,6 +81,8 @@ def targets_in(given: Any, environ: Mapping[str, str] = os.environ) -> list[str]
 
 
 def _read(word: str, environ: Mapping[str, str]) -> list[str]:
+    if word in ("env:", "@"):
+        raise LaunchError(f"notify: {word!r} names nothing; give env:NAME, a variable, or @FILE, a target in each line")
     if word.startswith("env:"):
         value = environ.get(word[4:], "").strip()
         if not value:
@@ -120,6 +124,23 @@ def _check(target: str) -> None:
             _check_service(target, scheme[1].lower())
         elif not re.fullmatch(r"https?://[^\s/]+\S*", target, re.IGNORECASE):
             raise LaunchError(f"notify: {scheme[0]}… is not a URL; give http://HOST/PATH or https://HOST/PATH")
+    else:
+        _check_command(target)
+
+
+def _check_command(target: str) -> None:
+    """Raise LaunchError for a slip that the shell would take for a command, and find out hours later."""
+    if target.startswith("cmd:"):
+        if not target[4:].strip():
+            raise LaunchError("notify: there is no command after 'cmd:'")
+    elif prefix := _PREFIX.match(target):
+        raise LaunchError(
+            f"notify: {prefix[0]}… is no URL and no address; give https://HOST/PATH, mailto:NAME@HOST or env:NAME"
+        )
+    elif _WORD.fullmatch(target) and shutil.which(target) is None:
+        raise LaunchError(
+            "notify: there is no such command here; give one, a URL or 'desktop'; for one on other hosts 'cmd:…'"
+        )
 
 
 def _check_service(target: str, scheme: str) -> None:

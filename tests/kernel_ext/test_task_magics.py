@@ -59,9 +59,29 @@ def test_a_dry_run_says_what_would_run_and_starts_nothing(kernel: Kernel) -> Non
     refused = kernel.run("%jug_execute --here --gpus 0,1")
     assert (refused.error, refused.message) == (
         "UsageError",
-        "%jug_execute --here runs tasks in this kernel: leave out --gpus, --resources and --env",
+        "%jug_execute --here runs tasks in this kernel: leave out --gpus, --resources, --env and --notify",
     )
     assert kernel.run("import jug_notebook as jn\njn.status().workers").result == "no workers"
+
+
+def test_where_no_line_can_be_sent_to_is_refused_before_anything_starts_without_what_it_holds(kernel: Kernel) -> None:
+    for given, message in [
+        ("https:///token", "https://… is not a URL; give http://HOST/PATH or https://HOST/PATH"),
+        ("htps://host/token", "Apprise can't use this htps://… URL; see its form with: apprise --details"),
+        ("http:/host/token", "http:… is no URL and no address; give https://HOST/PATH, mailto:NAME@HOST or env:NAME"),
+        ("env:NOT_THERE", "the environment variable NOT_THERE is not set; set it, or give the target itself"),
+    ]:
+        for asked in (
+            kernel.run(f"%jug_execute -n 1 --notify {given}"),
+            kernel.run(f"%jug_execute -n 1 --notify {given} --dry-run"),
+            kernel.run(f"%config JugMagics.notify = [{given!r}]\n%jug_execute -n 1"),
+            kernel.run(f"%config JugMagics.notify = []\njn.execute(1, notify={given!r})"),
+        ):
+            assert (asked.error, asked.message, asked.out) == ("LaunchError", f"notify: {message}", "")
+            assert "token" not in asked.traceback.replace(repr(given), "")  # as it is written in the cell
+    here = kernel.run("%jug_execute --here --notify 'echo done'")
+    assert here.message.endswith("leave out --gpus, --resources, --env and --notify")
+    assert kernel.run("jn.status().workers").result == "no workers"
 
 
 def test_the_graph_is_a_list_where_text_is_wanted_and_a_picture_else(kernel: Kernel) -> None:
