@@ -12,9 +12,9 @@ import pytest
 
 from jug_notebook.keys import advice
 from jug_notebook.store import Store, open_store
-from tests.servers import redis_server
+from tests.servers import receiver, redis_server
 
-__all__ = ["redis_server"]
+__all__ = ["receiver", "redis_server"]
 
 # who runs the tests in a shell's background ignores Ctrl-C, and so would all that they start
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -1,10 +1,11 @@
-"""Workers for tests: threads of this process that run a session's tasks."""
+"""Workers for tests: threads that run a session's tasks; and what is tried with each way to start others."""
 
 from __future__ import annotations
 
+import glob
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import jug_notebook as jn
@@ -13,9 +14,10 @@ from jug_notebook.model import State
 from jug_notebook.session import Session
 from jug_notebook.session import _use as session_in_use
 from jug_notebook.session.access import use_mirror
-from jug_notebook.store import keyring
+from jug_notebook.store import Store, keyring
 from jug_notebook.worker import loop, status
-from tests.workbench import cell
+from tests.servers import Receiver
+from tests.workbench import cell, wait_until
 
 
 @contextmanager
@@ -43,6 +45,51 @@ def working(session: Session, workers: int = 1) -> Iterator[None]:
         for thread in threads:
             thread.join(10)
         store.leave([info.id for info in infos])
+
+
+SECRET = "a-token-that-nobody-sees"
+
+
+def sends_one_line(
+    session: Session, receiver: Receiver, start: Callable[[str], object], elsewhere: Iterable[Path] = ()
+) -> None:
+    """Have workers that ``start`` starts notify of six tasks: once, and no file or process shows where.
+
+    ``elsewhere``: folders to look into, besides the session's.
+    """
+    twice = jn.task(cell("def twice(x): return 2 * x", "twice"))
+    results = twice.map(range(6))
+    start(receiver.url(SECRET))
+    assert results.result(timeout=60) == [0, 2, 4, 6, 8, 10]
+    [line] = receiver.wait_for(1, 60.0)
+    assert line.startswith("jug_notebook: 6 done, ")
+    visible = shows_secret("/proc/*/cmdline", "/proc/*/environ")
+    for crew in session.workers.crews:
+        crew.stop()
+    store = session.access.store
+    until_no_supervisor(store)
+    assert len(receiver.got) == 1, "each supervisor looked once more as it ended"
+    visible += shows_secret(*(f"{folder}/**" for folder in (session.folder, *elsewhere)))
+    assert visible == []
+    assert SECRET not in "".join(store.log(info.id) for info, _, _ in store.processes())
+
+
+def until_no_supervisor(store: Store) -> None:
+    """Wait until all supervisors have ended, and those that send for them."""
+    kinds = {"supervisor", "notifier"}
+    wait_until(
+        store, lambda: not any(alive and info.kind in kinds for info, alive, _ in store.processes()), patience=60.0
+    )
+
+
+def shows_secret(*patterns: str) -> list[str]:
+    """Return the files that hold it, of those that match and can be read."""
+    found = []
+    for path in (path for pattern in patterns for path in glob.glob(pattern, recursive=True, include_hidden=True)):
+        with suppress(OSError):
+            if SECRET.encode() in Path(path).read_bytes():
+                found.append(path)
+    return found
 
 
 def total_of_what_is_elsewhere(session: Session, folder: Path, start: Callable[[], object]) -> None:

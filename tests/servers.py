@@ -1,16 +1,20 @@
-"""A real Redis server for tests: started on a socket of its own, killed and started again at will."""
+"""Real servers for tests: Redis on a socket of its own, killed and started at will; one that keeps what it gets."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
 import socket
 import subprocess
 import tempfile
+import threading
 import uuid
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -99,3 +103,52 @@ def redis_server() -> Iterator[Server]:
     server = Server()
     yield server
     server.remove()
+
+
+class Receiver(ThreadingHTTPServer):
+    """Keeps what is posted to it; the first ``refused`` posts get status 500."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.got: list[dict[str, Any]] = []
+        self.refused = 0
+        self.arrived = threading.Condition()
+        threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
+
+    def url(self, path: str = "") -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}/{path}"
+
+    def wait_for(self, count: int, patience: float = 40.0) -> list[str]:
+        """Return the lines that came, once there are so many of them."""
+        with self.arrived:
+            assert self.arrived.wait_for(lambda: len(self.got) >= count, patience), f"only {self.got} came"
+            return [one["text"] for one in self.got]
+
+
+class _Handler(BaseHTTPRequestHandler):
+    def do_POST(self) -> None:
+        server = self.server
+        assert isinstance(server, Receiver)
+        data = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        with server.arrived:
+            if server.refused:
+                server.refused -= 1
+                self.send_error(500)
+            else:
+                server.got.append({"path": self.path, "key": self.headers["Idempotency-Key"], **data})
+                self.send_response(200)
+                self.end_headers()
+            server.arrived.notify_all()
+
+    def log_message(self, *args: Any) -> None:
+        """Print nothing."""
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    server = Receiver()
+    yield server
+    server.shutdown()
+    server.server_close()

@@ -24,7 +24,8 @@ from jug_notebook.launch.remote import Request
 from jug_notebook.model import State
 from jug_notebook.session import Session
 from jug_notebook.store import keyring
-from tests.crews import total_of_what_is_elsewhere
+from tests.crews import sends_one_line, total_of_what_is_elsewhere
+from tests.servers import Receiver
 from tests.workbench import PATIENCE, Fifo, cell, wait_until
 
 SAY = """
@@ -139,6 +140,11 @@ def test_workers_there_read_what_only_the_mirror_of_the_session_has(
     engines: Any, session: Session, tmp_path: Path
 ) -> None:
     total_of_what_is_elsewhere(session, tmp_path, lambda: session.execute(1, on=engines))
+
+
+@pytest.mark.parametrize("engines", [ENGINES[1], ENGINES[3], ENGINES[4]], indirect=True)
+def test_of_workers_there_one_sends_the_line(engines: Any, session: Session, receiver: Receiver) -> None:
+    sends_one_line(session, receiver, lambda target: session.execute(2, on=engines, notify=target))
 
 
 def test_as_many_as_an_executor_can_run_by_default(session: Session) -> None:

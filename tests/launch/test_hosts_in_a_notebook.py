@@ -11,7 +11,9 @@ import pytest
 from jug_notebook.launch import ssh
 from jug_notebook.store import open_store
 from tests import sshd
+from tests.crews import SECRET, shows_secret, until_no_supervisor
 from tests.kernels import Kernel
+from tests.servers import Receiver
 from tests.workbench import wait_until
 
 pytestmark = pytest.mark.skipif(bool(sshd.missing()), reason=sshd.missing())
@@ -75,6 +77,27 @@ def test_a_host_that_fails_is_one_line_and_the_others_work(kernel: Kernel) -> No
     assert (alone.error, alone.message) == ("LaunchError", line)
     assert alone.traceback == f"LaunchError: {line}"
     assert kernel.run("double(5).result()").result == "10"  # it was said once
+
+
+def test_of_all_hosts_one_sends_the_line_and_its_target_is_seen_nowhere(
+    kernel: Kernel, tmp_path: Path, receiver: Receiver
+) -> None:
+    targets = tmp_path / "targets"
+    targets.write_text(f"{receiver.url(SECRET)}\n")
+    replies = [kernel.run(DEFINE), kernel.run("results = double.map(range(6))")]
+    replies.append(kernel.run(f"%jug_execute -n 1 --host ada --host bob --notify @{targets} --wait"))
+    [line] = receiver.wait_for(1, 60.0)
+    assert line.startswith("jug_notebook: 6 done, ")
+    visible = shows_secret("/proc/*/cmdline", "/proc/*/environ")
+    questions = ("%jug_status", "%jug_log --host ada", "%jug_log --host bob", "%jug_log double", "%jug_tasks")
+    replies += [kernel.run(question) for question in (*questions, "%jug_stop")]
+    store = open_store(tmp_path / "work" / "jugdata")
+    until_no_supervisor(store)
+    assert len(receiver.got) == 1, "each host looked once more as it ended"
+    assert visible + shows_secret(f"{tmp_path}/work/**") == []
+    assert SECRET not in "".join(f"{reply.out} {reply.message} {reply.displays}" for reply in replies)
+    assert SECRET not in "".join(store.log(info.id) for info, _, _ in store.processes())
+    store.close()
 
 
 @pytest.mark.parametrize(

@@ -23,8 +23,8 @@ from jug_notebook.model import FunctionView, Snapshot, State, WorkerInfo, Worker
 from jug_notebook.session import Session
 from jug_notebook.store import keyring
 from jug_notebook.worker import WorkerOptions
-from tests.crews import total_of_what_is_elsewhere
-from tests.servers import Server, free_port
+from tests.crews import sends_one_line, total_of_what_is_elsewhere
+from tests.servers import Receiver, Server, free_port
 from tests.workbench import PATIENCE, Fifo, cell, wait_until
 
 CPUS = 4
@@ -194,6 +194,15 @@ def test_twenty_jobs_are_one_array_whose_script_and_processes_show_neither_key_n
 
 def test_jobs_read_what_only_the_mirror_of_the_session_has(session: Session, tmp_path: Path) -> None:
     total_of_what_is_elsewhere(session, tmp_path, lambda: session.execute(1, slurm={"walltime": "10min"}))
+
+
+def test_of_several_jobs_one_sends_the_line(session: Session, receiver: Receiver, cluster: Path) -> None:
+    sends_one_line(
+        session,
+        receiver,
+        lambda target: session.execute(2, slurm={"walltime": "10min"}, notify=target),
+        elsewhere=[cluster],
+    )
 
 
 def test_pending_jobs_are_starting_with_reason_and_id_and_stop_cancels_them(session: Session) -> None:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -25,60 +22,12 @@ from jug_notebook.store import Store, once, open_store
 from jug_notebook.store.event_log import EventLogStore
 from jug_notebook.worker import notices, notifier
 from jug_notebook.worker.notices import Notice, NotSent, targets_in
+from tests.servers import Receiver
 from tests.workbench import Submitter, wait_until
 
 ROOT = Path(local.__file__).parents[2]
 SLOW = "import time\ndef f(x):\n    time.sleep(0.3)\n    return x\n"
 BAD = "def f(x):\n    return {}[x % 2]\n"
-
-
-class Receiver(ThreadingHTTPServer):
-    """Keeps what is posted to it; the first ``refused`` posts get status 500."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.got: list[dict[str, Any]] = []
-        self.refused = 0
-        self.arrived = threading.Condition()
-        threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
-
-    def url(self, path: str = "") -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}/{path}"
-
-    def wait_for(self, count: int, patience: float = 40.0) -> list[str]:
-        """Return the lines that came, once there are so many of them."""
-        with self.arrived:
-            assert self.arrived.wait_for(lambda: len(self.got) >= count, patience), f"only {self.got} came"
-            return [one["text"] for one in self.got]
-
-
-class Handler(BaseHTTPRequestHandler):
-    def do_POST(self) -> None:
-        server = self.server
-        assert isinstance(server, Receiver)
-        data = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        with server.arrived:
-            if server.refused:
-                server.refused -= 1
-                self.send_error(500)
-            else:
-                server.got.append({"path": self.path, "key": self.headers["Idempotency-Key"], **data})
-                self.send_response(200)
-                self.end_headers()
-            server.arrived.notify_all()
-
-    def log_message(self, *args: Any) -> None:
-        """Print nothing."""
-
-
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    server = Receiver()
-    yield server
-    server.shutdown()
-    server.server_close()
 
 
 @pytest.fixture(params=["file", "redis"])
@@ -253,6 +202,12 @@ def test_a_target_is_a_command_a_url_or_is_read_from_where_only_its_user_looks(t
         ("@/no/such/file", "can't be read: No such file"),
         ("https:///token", "is not a URL"),
         ("nonsense://token", "Apprise can't use this nonsense://…"),
+        ("http:/host/token", "http:… is no URL and no address; give https://HOST/PATH"),
+        ("mailto:token", "mailto:… is no URL and no address"),
+        ("cmd: ", "there is no command after 'cmd:'"),
+        ("no-such-token", "there is no such command here"),
+        ("env:", "'env:' names nothing"),
+        ("@", "'@' names nothing"),
     ],
 )
 def test_what_can_not_be_a_target_is_refused_at_once_without_what_it_holds(given: Any, message: str) -> None:
