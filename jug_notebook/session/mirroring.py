@@ -6,6 +6,8 @@ so an interrupted copy leaves what it has sent, and the next one goes on from th
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterator, Sequence
 
 import msgspec
@@ -26,6 +28,7 @@ from jug_notebook.store.mirror import (
     Place,
     Row,
     Signed,
+    Value,
     segments_of,
 )
 from jug_notebook.store.signed import SignedReader, SignedWriter, seal_of, template
@@ -35,7 +38,7 @@ PACK = 4 << 20  #: bytes of a pack, about
 AT_ONCE = 64 << 20  #: bytes of blobs that are sent or fetched together, about
 COMMIT = 10.0  #: seconds after which what was sent is named by the index
 CROWD = 64  #: segments beyond what there must be, after which all are merged
-TRIES = 5
+KEPT = 86_400.0  #: seconds for which an object stays that nothing names any more
 
 
 class Pushing:
@@ -46,11 +49,11 @@ class Pushing:
         self._report = report or (lambda done, total: None)
         self._opens = SignedReader(source, seal_of(source))
         self._there: set[Address] = set()  #: blobs that the mirror has
-        self._pack = bytearray()
+        self._pack = bytearray(os.urandom(16))  # so that no two packs have the same name
         self._packed: list[Row] = []
         self._sent: list[tuple[Address, Row]] = []  #: not named by the index yet
-        self._wrong: set[tuple[Key, bytes, bytes]] = set()
-        self._right: set[tuple[Key, bytes, bytes]] = set()
+        self._wrong: set[Value] = set()
+        self._right: set[Value] = set()
         self._committed = clock.monotonic()
         self._count = dict.fromkeys(("results", "blobs", "size", "lost", "refused", "accepted"), 0)
 
@@ -62,6 +65,7 @@ class Pushing:
         except NothingThere:
             mirror.store_id = self._source.id
             mirror.generation = keyring.extents(mirror.pin).get("index", 0)
+            mirror.write_index(Index())
         self._seals = Signed(mirror.store_id)
         calls = [call for one in self._source.snapshot().functions for call in self._source.calls(one.name)]
         finished = sum(state is State.FINISHED for _, state, _ in calls)
@@ -74,6 +78,7 @@ class Pushing:
         self._end_pack()
         self._commit()
         self._merge()
+        self._remove_unused()
         self._report(len(new), len(new))
         left = self._count["refused"] + self._count["accepted"] + self._count["lost"]
         source, sent = self._source.display_url, self._count["results"]
@@ -177,39 +182,53 @@ class Pushing:
             name = named_by_content(data)
             self._mirror.bucket.put([(f"packs/{name}", data)])
             self._sent += [(name, row) for row in self._packed]
-            self._pack, self._packed = bytearray(), []
+            self._pack, self._packed = bytearray(os.urandom(16)), []
 
     # -- the index -----------------------------------------------------------------------------------------------------
 
     def _commit(self) -> None:
-        """Have the index name what was sent. Where others write it, too, what both have sent is named in the end."""
+        """Have the index name what was sent."""
         self._committed = self._clock.monotonic()
         mirror = self._mirror
         made = segments_of(self._sent)
-        mirror.bucket.put([(f"segments/{named.name}", data) for named, data in made])
-        mine = [named for named, _ in made]
-        for _ in range(TRIES):
-            before = mirror.index
-            wrong = frozenset((before.wrong | self._wrong) - self._right)
-            others = [named for named in before.segments if named not in mine]
-            if set(mine) <= set(before.segments) and wrong == before.wrong:
-                break
-            mirror.write_index(Index((*others, *mine), wrong), mirror.generation + 1)
-            mirror.read_index()
+        wrong, right = frozenset(self._wrong - mirror.index.wrong), frozenset(self._right & mirror.index.wrong)
+        if made or wrong or right:
+            mirror.bucket.put([(f"segments/{named.name}", data) for named, data in made])
+            mirror.commit([named for named, _ in made], wrong, right)
         self._sent = []
 
     def _merge(self) -> None:
         """Where there are too many segments, write all anew in as few as there must be."""
         mirror = self._mirror
-        before = mirror.index
-        if len(before.segments) < CROWD + 2 * mirror.count() // 1000:
+        if len(mirror.index.segments) < CROWD + 2 * mirror.count() // 1000:
             return
         places = [place for places in mirror.places().values() for place in places.values()]
+        if mirror.damaged:
+            return
         made = segments_of([(place.pack, place.row) for place in places])
         mirror.bucket.put([(f"segments/{named.name}", data) for named, data in made])
-        kept = {named.name for named, _ in made}
-        mirror.write_index(Index(tuple(named for named, _ in made), before.wrong), mirror.generation + 1)
-        mirror.bucket.remove([f"segments/{named.name}" for named in before.segments if named.name not in kept])
+        mirror.write_index(msgspec.structs.replace(mirror.index, segments=tuple(named for named, _ in made)))
+
+    def _remove_unused(self) -> None:
+        """Remove what nothing names for a day; note what else nothing names from now on."""
+        mirror, now = self._mirror, self._clock.now()
+        mirror.read_index()
+        mirror.places()
+        index = mirror.index
+        if mirror.damaged:
+            return
+        named = {f"packs/{pack}" for pack in mirror.packs} | {f"segments/{one.name}" for one in index.segments}
+        there = [f"{folder}/{name}" for folder in ("packs", "segments") for name in mirror.bucket.names(folder)]
+        unused = [name for name in there if name not in named and _OURS.fullmatch(name)]
+        since = {name: index.unused.get(name, now) for name in (*unused, *(f"commits/{one}" for one in index.counted))}
+        old = [name for name, first in since.items() if now - first > KEPT]
+        if since != index.unused:
+            left = {name: first for name, first in since.items() if name not in old}
+            mirror.write_index(msgspec.structs.replace(index, unused=left))
+        mirror.bucket.remove(old)
+
+
+_OURS = re.compile(r"\w+/[0-9a-f]{40}(\.\S+\.part)?")
 
 
 class Pulling:

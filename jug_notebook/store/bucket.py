@@ -100,6 +100,17 @@ class Bucket:
         """Return for each object whether it is there."""
         return self._all([lambda name=name: bool(self._fs.exists(self._path(name))) for name in names], PATIENCE)  # type: ignore[misc]
 
+    def names(self, folder: str) -> list[str]:
+        """Return the names of the objects in a folder, sorted; none where they can't be listed, only read."""
+        return self._all([lambda: self._names(self._path(folder))], PATIENCE)[0]
+
+    def _names(self, path: str) -> list[str]:
+        try:
+            found = self._fs.ls(path, detail=False)
+        except (FileNotFoundError, PermissionError, NotImplementedError, NotADirectoryError):
+            return []
+        return sorted(str(name).rstrip("/").rpartition("/")[2] for name in found)
+
     def size(self, name: str) -> int:
         """Return the bytes of an object; 0 where it isn't there."""
         return self._all([lambda: self._size(name)], PATIENCE)[0]

@@ -3,17 +3,21 @@
 What lies there is believed only with the key of the store that was first copied there. Objects, all but the first named
 by the hash of their content:
 
-- ``index``: the store's id, a number that rises with each copy, a MAC, the names of the segments, and which values were
-  declared wrong;
+- ``index``: the store's id, a number that rises with each commit, a MAC, the names of the segments, and which values
+  were declared wrong;
+- ``commits/…``: what copies have added to that. Each is an object of its own, so that copies at the same time lose
+  nothing: a reader adds those that the index doesn't count yet, in the order of their numbers;
 - ``segments/…``: which results there are, of tasks whose keys begin alike, and where they are in packs;
 - ``packs/…``: for each result the sealed task and the sealed outcome, small values included;
 - ``blobs/…``: large values, which are fetched when they are read.
 
-Objects are written before what names them, so an interrupted copy leaves a mirror that is whole.
+Objects are written before what names them, so an interrupted copy leaves a mirror that is whole. What nothing names
+any more is removed a day after a copy has first seen that, so that nobody misses it who reads by an older index.
 """
 
 from __future__ import annotations
 
+import re
 import sys
 import threading
 from collections import defaultdict
@@ -31,15 +35,19 @@ from jug_notebook.model import UNREADABLE, Address, Finished, Invalidation, Key,
 from jug_notebook.render import plural
 from jug_notebook.store import Store, keyring
 from jug_notebook.store.bucket import Blobs, Bucket, Part, blob_name, named_by_content
-from jug_notebook.store.sealing import EventSeal, Seal
+from jug_notebook.store.sealing import EventSeal, Seal, event_seal
 from jug_notebook.store.signed import SignedReader, SignedWriter
 
-FORMAT = 1
+FORMAT = 2
 FRESH = 60.0  #: seconds for which an index counts as the latest, and after which a bucket that was away is tried again
-LARGEST = 64 << 20  #: bytes of an index or a segment, at most
+LARGEST = 64 << 20  #: bytes of an index, at most; and of all parts of packs that are read together, about
+LARGEST_COMMIT, COMMITS = 16 << 20, 1000  #: bytes of a commit, at most, and how many are read
 SHARD = 20_000  #: results in a segment, about
 GAP = 64 << 10  #: bytes between two parts of a pack up to which one request fetches both
 NO_MIRROR = "none"  #: in place of a URL: forget the one that is remembered
+
+
+Value = tuple[Key, bytes, bytes]  #: of a task: key, inputs, digest
 
 
 class Row(msgspec.Struct, frozen=True, array_like=True):
@@ -61,22 +69,37 @@ class Segment(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Named(msgspec.Struct, frozen=True, array_like=True):
-    """A segment as the index names it; ``prefix``: how all its keys begin."""
+    """A segment as the index names it; ``prefix``: how all its keys begin; ``size``: its bytes."""
 
     name: Address
     prefix: str
     count: int
+    size: int
 
 
 class Index(msgspec.Struct, frozen=True, array_like=True):
-    """Segments, later ones first to be believed; and values that were declared wrong: key, inputs, digest."""
+    """Segments, later ones first to be believed; and values that were declared wrong: key, inputs, digest.
+
+    ``counted``: names of commits that are in it. ``unused``: names of objects that nothing names, since when.
+    """
 
     segments: tuple[Named, ...] = ()
-    wrong: frozenset[tuple[Key, bytes, bytes]] = frozenset()
+    wrong: frozenset[Value] = frozenset()
+    counted: frozenset[str] = frozenset()
+    unused: dict[str, float] = {}
+
+
+class Commit(msgspec.Struct, frozen=True, array_like=True):
+    """What a copy adds to an index of the generation ``base``: segments, values that are wrong, and that aren't."""
+
+    base: int
+    segments: tuple[Named, ...]
+    wrong: frozenset[Value]
+    right: frozenset[Value]
 
 
 class Head(msgspec.Struct, frozen=True, array_like=True):
-    """The index as it is stored. ``generation`` rises with each copy."""
+    """An index or a commit as it is stored. ``generation`` rises with each commit."""
 
     format: int
     store: str
@@ -95,6 +118,8 @@ class Place(NamedTuple):
 
 _head = msgspec.msgpack.Decoder(Head).decode
 _index = msgspec.msgpack.Decoder(Index).decode
+_commit = msgspec.msgpack.Decoder(Commit).decode
+_commit_name = re.compile(r"\d{12}-[0-9a-f]{40}", re.ASCII).fullmatch
 _segment = msgspec.msgpack.Decoder(Segment).decode
 _entry = msgspec.msgpack.Decoder(tuple[bytes, bytes]).decode
 encode = msgspec.msgpack.Encoder().encode
@@ -113,7 +138,7 @@ def segments_of(found: Sequence[tuple[Address, Row]]) -> list[tuple[Named, bytes
         packs = {pack: number for number, pack in enumerate(dict.fromkeys(pack for pack, _ in rows))}
         moved = [msgspec.structs.replace(row, pack=packs[pack]) for pack, row in rows]
         data = encode(Segment(list(packs), moved))
-        made.append((Named(named_by_content(data), prefix, len(rows)), data))
+        made.append((Named(named_by_content(data), prefix, len(rows), len(data)), data))
     return made
 
 
@@ -138,6 +163,8 @@ class Mirror:
         self.problem = ""
         self._clock = clock
         self._read_at: float | None = None
+        self.packs: set[Address] = set()  #: those that segments name, as far as these were read
+        self.damaged = False  #: was anything left out?
         self._declared = -1  # the generation whose wrong values were dealt with
         self._loaded: dict[Address, int] = {}
         self._places: dict[Key, dict[bytes, Place]] = {}
@@ -183,55 +210,96 @@ class Mirror:
             return not self.problem
 
     def read_index(self) -> None:
-        """Read the index anew. Raises StoreError where there is none, or it can't be believed."""
+        """Read the index and the commits since. Raises StoreError where there is none, or it can't be believed."""
         where = self.display_url
+        names = [name for name in self.bucket.names("commits") if _commit_name(name)][:COMMITS]
         [raw] = self.bucket.get([Part("index", 0, LARGEST)])
         if raw is None:
             raise NothingThere(f"nothing was copied to {where} yet: jug-notebook copy STORE {where}")
+        head, pinned = self._checked(raw), keyring.pinned(self.pin)
+        before = max(keyring.extents(self.pin).get("index", 0), self.generation)
+        index, generation, complete = _index(head.body), head.generation, True
+        segments, wrong, counted = dict.fromkeys(index.segments), index.wrong, index.counted & set(names)
+        for name, commit in self._commits(head.store, sorted(set(names) - counted)):
+            complete = complete and commit.base <= generation
+            generation = max(generation, commit.base + 1)
+            segments.update(dict.fromkeys(commit.segments))
+            wrong, counted = (wrong | commit.wrong) - commit.right, counted | {name}
+        if generation < before or not complete:
+            raise StoreError(
+                f"the index of {where} is older than before ({head.generation} < {max(before, generation)}): was "
+                "a copy put back? Nothing there is used; if that is fine, give --accept-new-store, too"
+            )
+        if not set(self._loaded) <= {named.name for named in segments}:  # merged into others
+            self._loaded, self._places, self.packs = {}, {}, set()
+        self.store_id, self.generation = head.store, generation
+        self.index = Index(tuple(segments), wrong, counted, index.unused)
+        if generation > before or not pinned:
+            keyring.pin(self.pin, head.store, {"index": generation})
+
+    def _checked(self, raw: bytes) -> Head:
+        """Return the stored index. Raises StoreError where it can't be believed."""
+        where = self.display_url
         try:
             head = _head(raw)
         except UNREADABLE:
-            raise StoreError(f"the index of {self.display_url} is damaged, so nothing there is used") from None
+            raise StoreError(f"the index of {where} is damaged, so nothing there is used") from None
         if head.format != FORMAT:
-            raise StoreError(f"{self.display_url} was written by another version of jug_notebook")
-        pinned, before = keyring.pinned(self.pin), keyring.extents(self.pin).get("index", 0)
+            raise StoreError(f"{where} was written by another version of jug_notebook")
+        pinned = keyring.pinned(self.pin)
         if pinned and pinned != head.store:
             raise StoreError(
-                f"{self.display_url} held results of another store before ({pinned[:8]}, and now {head.store[:8]}); if "
+                f"{where} held results of another store before ({pinned[:8]}, and now {head.store[:8]}); if "
                 "that is fine, give --accept-new-store, too"
             )
-        seal = self._event_seal(head.store)
-        if not seal.is_record(head.mac, "mirror", head.store, head.generation, head.body):
+        if not self._event_seal(head.store).is_record(head.mac, "mirror", head.store, head.generation, head.body):
             raise StoreError(f"the index of {where} isn't signed with its store's key, so nothing there is used")
-        before = max(before, self.generation)
-        if head.generation < before:
-            raise StoreError(
-                f"the index of {self.display_url} is older than before ({head.generation} < {before}): was a copy put "
-                "back? Nothing there is used until the next jug-notebook copy, or --accept-new-store"
-            )
-        index = _index(head.body)
-        if not set(self._loaded) <= {named.name for named in index.segments}:  # merged into others
-            self._loaded, self._places = {}, {}
-        self.store_id, self.generation, self.index = head.store, head.generation, index
-        if head.generation > before or not pinned:
-            keyring.pin(self.pin, head.store, {"index": head.generation})
+        return head
+
+    def _commits(self, store_id: str, names: Sequence[str]) -> Iterator[tuple[str, Commit]]:
+        """Yield these commits, without those that are gone or can't be believed."""
+        seal = self._event_seal(store_id)
+        for part in system.batched(names, LARGEST // LARGEST_COMMIT):
+            parts = [Part(f"commits/{name}", 0, LARGEST_COMMIT) for name in part]
+            for name, raw in zip(part, self.bucket.get(parts), strict=True):
+                try:
+                    head = None if raw is None else _head(raw)
+                    if head is not None:
+                        if not seal.is_record(head.mac, "mirror commit", name, head.generation, head.body):
+                            raise SignatureError(name)
+                        yield name, _commit(head.body)
+                except (SignatureError, *UNREADABLE):
+                    self._skip(f"commits/{name}")
 
     def _event_seal(self, store_id: str) -> EventSeal:
-        try:
-            return EventSeal(keyring.secret(store_id), store_id)
-        except StoreError:
+        _, seal = event_seal(store_id)
+        if seal is None:
             raise StoreError(
                 f"{self.display_url} is signed with the key of store {store_id[:12]}, which isn't here, so nothing "
                 "is used; get it from who has it: jug-notebook key export there, jug-notebook key import here"
-            ) from None
+            )
+        return seal
 
-    def write_index(self, index: Index, generation: int) -> None:
-        """Write the index. Raises StoreError."""
-        body = encode(index)
-        mac = self._event_seal(self.store_id).record("mirror", self.store_id, generation, body)
-        self.bucket.put([("index", encode(Head(FORMAT, self.store_id, generation, mac, body)))])
-        self.index, self.generation = index, generation
-        keyring.pin(self.pin, self.store_id, {"index": generation})
+    def commit(self, segments: Sequence[Named], wrong: frozenset[Value], right: frozenset[Value]) -> None:
+        """Add these to what the mirror has, whoever does so at the same time. Raises StoreError."""
+        body = encode(Commit(self.generation, tuple(segments), wrong, right))
+        generation = self.generation + 1
+        name = f"{generation:012d}-{named_by_content(body + system.new_id().encode())}"
+        self._put(f"commits/{name}", "mirror commit", name, generation, body)
+        self.read_index()
+        if name not in self.index.counted:
+            raise StoreError(f"{self.display_url} doesn't list what was just written there: it can't be a mirror")
+        self.write_index(self.index)
+
+    def write_index(self, index: Index) -> None:
+        """Write the index: nobody needs it to be the last word, as commits are kept for a day. Raises StoreError."""
+        self._put("index", "mirror", self.store_id, self.generation, encode(index))
+        self.index = index
+        keyring.pin(self.pin, self.store_id, {"index": self.generation})
+
+    def _put(self, path: str, kind: str, name: str, generation: int, body: bytes) -> None:
+        mac = self._event_seal(self.store_id).record(kind, name, generation, body)
+        self.bucket.put([(path, encode(Head(FORMAT, self.store_id, generation, mac, body)))])
 
     def _complain(self, line: str) -> None:
         self.problem = line
@@ -241,6 +309,7 @@ class Mirror:
 
     def _skip(self, what: str) -> None:
         """Name what is damaged or forged, once; the rest goes on."""
+        self.damaged = True
         line = f"{self.display_url}: {what} is damaged, or not signed with the store's key: left out"
         if line not in self._named:
             self._named.add(line)
@@ -260,13 +329,14 @@ class Mirror:
             for order, named in enumerate(self.index.segments)
             if named.name not in self._loaded and named.prefix in wanted
         ]
-        parts = [Part(f"segments/{named.name}", 0, LARGEST) for _, named in missing]
+        parts = [Part(f"segments/{named.name}", 0, named.size) for _, named in missing]
         for (order, named), data in zip(missing, self.bucket.get(parts), strict=True):
             self._loaded[named.name] = order
             if data is None or named_by_content(data) != named.name:
                 self._skip(f"segments/{named.name[:8]}")
                 continue
             segment = _segment(data)
+            self.packs.update(segment.packs)
             for row in segment.rows:
                 known = self._places.setdefault(row.key, {})
                 if row.inputs not in known or known[row.inputs].order < order:
@@ -292,9 +362,9 @@ class Mirror:
     def read(self, places: Sequence[Place]) -> Iterator[tuple[Place, Spec, Finished]]:
         """Yield what is at these places; what is damaged or forged is named and left out. Raises Unreachable."""
         signed = Signed(self.store_id)
-        for part in system.batched(sorted(places, key=lambda place: (place.pack, place.row.start)), 20_000):
-            spans = _spans(part)
-            for (span, inside), data in zip(spans, self.bucket.get([span for span, _ in spans]), strict=True):
+        spans = _spans(sorted(places, key=lambda place: (place.pack, place.row.start)))
+        for part in _portions(spans):
+            for (span, inside), data in zip(part, self.bucket.get([span for span, _ in part]), strict=True):
                 for place in inside:
                     try:
                         start = place.row.start - span.start
@@ -335,11 +405,25 @@ def _spans(places: Sequence[Place]) -> list[tuple[Part, list[Place]]]:
     return spans
 
 
+def _portions(spans: Sequence[tuple[Part, list[Place]]]) -> Iterator[list[tuple[Part, list[Place]]]]:
+    """Yield the parts in portions of about `LARGEST` bytes."""
+    portion: list[tuple[Part, list[Place]]] = []
+    size = 0
+    for span, inside in spans:
+        if size > LARGEST:
+            yield portion
+            portion, size = [], 0
+        portion.append((span, inside))
+        size += (span.end or 0) - span.start
+    yield portion
+
+
 class Signed:
     """Opens and seals what is in the packs of a mirror, with the key of its store: all of round 0."""
 
     def __init__(self, store_id: str) -> None:
-        seal = Seal(keyring.secret(store_id), store_id)
+        seal = Seal(keyring.read_secret(store_id), store_id, True) if keyring.read_only(store_id) else None
+        seal = seal or Seal(keyring.secret(store_id), store_id)
         self._reader = SignedReader(None, seal)  # type: ignore[arg-type]  # nothing is asked of a store
         self._writer = SignedWriter(seal)
 

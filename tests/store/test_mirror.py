@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from jug_notebook.store.bucket import Bucket, Part
 from tests.crews import working
 from tests.kernels import Kernel
 from tests.session.test_cleanup_and_copy import define
+from tests.workbench import FakeClock, wait_until
 
 SQUARE = "def f(x): return x * x"
 LARGE = "def f(x): return bytes([x]) * 200_000"
@@ -229,6 +232,100 @@ def test_an_interrupted_copy_leaves_what_was_sent_and_the_next_goes_on_from_ther
     assert jn.copy(one, url).results == 500
 
 
+def commands(*several: list[str]) -> list[subprocess.Popen[str]]:
+    """Run the program with these arguments, each in a process of its own."""
+    return [
+        subprocess.Popen([sys.executable, "-m", "jug_notebook", *words], stdout=subprocess.PIPE, text=True)
+        for words in several
+    ]
+
+
+def test_a_copy_that_is_killed_in_the_middle_is_completed_by_the_next(connect, url, tmp_path):
+    one = connect("one")
+    run(one, LARGE, 250)
+    [killed] = commands(["copy", str(tmp_path / "one"), url])
+    bucket = Bucket(url)
+    wait_until(one.access.store, lambda: bool(bucket.names("blobs") or killed.poll() is not None), patience=60)
+    killed.kill()
+    killed.communicate(timeout=60)
+    [after] = commands(["copy", str(tmp_path / "one"), url])
+    assert "tasks" in after.communicate(timeout=60)[0]
+    assert after.returncode == 0
+    two = connect("two", also=url)
+    assert taken(two, LARGE, 250) == 250
+    assert define(LARGE).map(range(250)).result() == [bytes([n]) * 200_000 for n in range(250)]
+
+
+def test_copies_at_once_while_workers_write_lose_nothing_and_all_end_well(connect, url, tmp_path):
+    """Two of one store, one of another, to one mirror, again and again until all is there."""
+    one, other = connect("one"), connect("other")
+    run(one, SQUARE, 10)
+    run(other, "def f(x): return -x", 500)
+    jn.copy(one, url)
+    session_in_use(one)
+    one.begin_cell("two")
+    more = define("def f(x): return x + 1").map(range(500))
+    one.end_cell()
+    with working(one, 2):
+        for _ in range(3):
+            words = [["copy", str(tmp_path / name), url] for name in ("one", "other", "one")]
+            for copying in commands(*words):
+                copying.communicate(timeout=100)
+                assert copying.returncode == 0
+        more.result(timeout=60)
+    jn.copy(one, url)
+    two = connect("two", also=url)
+    assert taken(two, SQUARE, 10) == 10
+    assert taken(two, "def f(x): return -x", 500) == 500
+    assert taken(two, "def f(x): return x + 1", 500) == 500
+    assert not mirror.Mirror(url).damaged
+
+
+def test_an_index_that_was_written_late_hides_nothing_that_was_copied_meanwhile(connect, tmp_path, monkeypatch):
+    url, index = f"file://{tmp_path}/bucket", tmp_path / "bucket" / "index"
+    one = connect("one")
+    run(one, SQUARE, 2)
+    jn.copy(one, url)
+    late = index.read_bytes()
+    for count in (3, 4, 5):
+        run(one, SQUARE, count)
+        jn.copy(one, url)
+    index.write_bytes(late)
+    assert taken(connect("two", also=url), SQUARE, 5) == 5
+    run(one, SQUARE, 6)
+    assert jn.copy(one, url).results == 1
+    assert taken(connect("three", also=url), SQUARE, 6) == 6
+
+
+def test_what_nothing_names_any_more_is_removed_a_day_after_that_was_seen(connect, tmp_path, monkeypatch):
+    from jug_notebook.session import mirroring
+
+    monkeypatch.setattr(mirroring, "CROWD", 3)
+    url, bucket, clock = f"file://{tmp_path}/bucket", tmp_path / "bucket", FakeClock()
+    one = connect("one")
+    for count in range(1, 7):
+        run(one, SQUARE, count)
+        mirroring.Pushing(one.access.store, url, clock=clock).run()
+    orphan = bucket / "packs" / ("ab" * 20)
+    orphan.write_bytes(b"of a copy that was killed")
+    (bucket / "packs" / "notes.txt").write_text("of somebody else")
+    before = files(bucket, "commits", "segments")
+    mirroring.Pushing(one.access.store, url, clock=clock).run()
+    clock.sleep(80_000)
+    mirroring.Pushing(one.access.store, url, clock=clock).run()
+    assert files(bucket, "commits", "segments") == before, "who reads by an older index finds all of it"
+    clock.sleep(10_000)
+    mirroring.Pushing(one.access.store, url, clock=clock).run()
+    assert not files(bucket, "commits")
+    assert len(files(bucket, "segments")) < len(before) - 6
+    assert not orphan.exists()
+    assert (bucket / "packs" / "notes.txt").exists()
+    assert taken(connect("two", also=url), SQUARE, 6) == 6
+    run(one, SQUARE, 7)
+    mirroring.Pushing(one.access.store, url, clock=clock).run()
+    assert taken(connect("three", also=url), SQUARE, 7) == 7
+
+
 def test_many_small_copies_are_merged_and_who_reads_meanwhile_finds_all(connect, tmp_path, monkeypatch):
     from jug_notebook.session import mirroring
 
@@ -385,7 +482,7 @@ def test_an_index_that_names_another_tasks_outcome_serves_nothing(connect, tmp_p
     ]
     made = mirror.segments_of(swapped)
     bucket.put([(f"segments/{named.name}", data) for named, data in made])
-    reader.write_index(mirror.Index(tuple(named for named, _ in made)), reader.generation + 1)
+    reader.write_index(mirror.Index(tuple(named for named, _ in made), counted=reader.index.counted))
     assert taken(connect("two", also=url), SQUARE, 2) == 0
 
 
@@ -400,7 +497,28 @@ def test_an_older_index_that_was_put_back_serves_nothing(connect, tmp_path, monk
     jn.copy(one, url)
     assert taken(connect("two", also=url), SQUARE, 3) == 2
     index.write_bytes(old)
-    assert taken(connect("three", also=url), SQUARE, 3) == 0
+    assert taken(connect("three", also=url), SQUARE, 3) == 2, "what was committed since counts"
+    last = max(files(tmp_path / "bucket", "commits"))
+    last.unlink()
+    assert taken(connect("four", also=url), SQUARE, 3) == 0
+    assert "is older than before" in capsys.readouterr().err
+    with pytest.raises(StoreError, match="give --accept-new-store, too"):
+        jn.copy(one, url)
+    assert main(["copy", "--accept-new-store", str(tmp_path / "one"), url]) == 0
+
+
+def test_an_index_put_back_without_a_commit_in_the_middle_serves_nothing(connect, tmp_path, capsys):
+    url, index = f"file://{tmp_path}/bucket", tmp_path / "bucket" / "index"
+    one = connect("one")
+    run(one, SQUARE, 1)
+    jn.copy(one, url)
+    old = index.read_bytes()
+    for count in (2, 3):
+        run(one, SQUARE, count)
+        jn.copy(one, url)
+    index.write_bytes(old)
+    files(tmp_path / "bucket", "commits")[1].unlink()
+    assert taken(connect("two", also=url), SQUARE, 3) == 0
     assert "is older than before" in capsys.readouterr().err
 
 
