@@ -25,9 +25,8 @@ T = TypeVar("T")
 WIDTH = 64  #: requests at once
 PATIENCE = 10.0  #: seconds without any answer after which a bucket counts as out of reach
 LONG = 600.0  #: the same for what may be large
-SMALL = 1 << 20  #: bytes below which one request fetches a blob
-PIECE = 8 << 20  #: bytes that one request fetches of a larger one
-AHEAD = 64 << 20  #: bytes of blobs that are fetched together, about
+PIECE = 8 << 20  #: bytes that one request fetches of a blob, at most
+AHEAD = 64 << 20  #: bytes of blobs that are fetched together, at most
 ONE_AT_A_TIME = {"sftp", "ssh", "ftp", "smb"}
 WHOLE = {"s3", "s3a", "gs", "gcs", "abfs", "az", "memory"}  #: an object that is written there appears as a whole
 _TIMES = {"connect_timeout": 4, "read_timeout": 20, "retries": {"max_attempts": 1}}
@@ -203,7 +202,12 @@ class Blobs:
         self._upcoming: Callable[[], Iterable[Address]] | None = None
         self._expected: list[Address] = []  # those that are likely to be read after the last one
         self._ahead: dict[Address, memoryview] = {}  # those of them that were fetched with it
-        self._size = AHEAD  # bytes of the last one
+        self._size = AHEAD  # bytes of the largest that were fetched last
+
+    @property
+    def _width(self) -> int:
+        """How many to fetch at once, if none is larger than twice the last."""
+        return max(1, min(WIDTH, AHEAD // (2 * self._size + 1)))
 
     def expect(self, upcoming: Callable[[], Iterable[Address]]) -> None:
         """Note what returns the blobs that are likely to be read now, in this order."""
@@ -216,49 +220,56 @@ class Blobs:
         """
         data = self._ahead.pop(address, None)
         if data is None:
-            self._ahead = dict(self.fetch([address, *self._following(address, lacks)]))
+            self._ahead = dict(self.fetch([address, *islice(self._following(address, lacks), self._width - 1)]))
             data = self._ahead.pop(address, None)
         if data is None:
             raise ValueLost(f"blob {address[:12]} is neither in the store nor in {self._bucket.display_url}")
-        self._size = data.nbytes
         return data
 
     def _following(self, address: Address, lacks: Callable[[Address], bool]) -> Iterator[Address]:
-        """Return what is expected after a blob: as many as `AHEAD` holds, should they be as large as the last."""
         if self._upcoming is not None:
             self._expected, self._upcoming = list(dict.fromkeys(self._upcoming())), None
         if address not in self._expected:
             return iter(())
         self._expected = self._expected[self._expected.index(address) + 1 :]
-        return islice(filter(lacks, self._expected), min(WIDTH, AHEAD // (self._size + 1)))
+        return filter(lacks, self._expected)
 
     def fetch(self, addresses: Sequence[Address]) -> Iterator[tuple[Address, memoryview]]:
         """Yield blobs, without those that aren't there or are damaged. Raises Unreachable.
 
         Large ones come one after another, by way of files: under a name, a bucket may hold anything of any size.
         """
-        for part in system.batched(addresses, WIDTH):
-            firsts = self._bucket.get([Part(blob_name(address), 0, SMALL) for address in part], LONG)
+        done = 0
+        while part := addresses[done : done + self._width]:
+            done += len(part)
+            limit = min(PIECE, AHEAD // len(part))
+            firsts = self._bucket.get([Part(blob_name(address), 0, limit) for address in part], LONG)
+            sizes = []
             for address, first in zip(part, firsts, strict=True):
-                data = None if first is None else memoryview(first) if len(first) < SMALL else self._large(address)
+                data = (
+                    None if first is None else memoryview(first) if len(first) < limit else self._large(address, first)
+                )
                 if data is not None and named_by_content(data) == address:
+                    sizes.append(data.nbytes)
                     yield address, data
                 elif first is not None:
                     self._skip(f"blob {address[:8]}")
+            self._size = max(sizes, default=self._size)
 
-    def _large(self, address: Address) -> memoryview | None:
-        """Return a large blob, in a file that goes with it; None where it has shrunk, or there is no room."""
+    def _large(self, address: Address, first: bytes) -> memoryview | None:
+        """Return a large blob, in a file that goes with it; None where there is no room."""
         name = blob_name(address)
         size = self._bucket.size(name)
         if size >= shutil.disk_usage(tempfile.gettempdir()).free:
             self._skip(f"blob {address[:8]}, of {size:,} bytes, finds no room in {tempfile.gettempdir()}, or")
             return None
         with tempfile.TemporaryFile() as file:
-            for group in system.batched(range(0, size, PIECE), AHEAD // PIECE):
+            file.write(first)
+            for group in system.batched(range(len(first), size, PIECE), AHEAD // PIECE):
                 for piece in self._bucket.get([Part(name, start, min(start + PIECE, size)) for start in group], LONG):
                     file.write(piece or b"")
             file.flush()
-            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)) if file.tell() else None
+            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
 
 def _reason(error: BaseException) -> str:

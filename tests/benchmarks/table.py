@@ -34,6 +34,7 @@ FAMILIES = (
     "hashing",
     "starting",
     "drop_in",
+    "mirror",
 )
 PEERS = ["jug-notebook", "jug", "joblib", "dask", "distributed", "huey", "rq", "diskcache", "redun", "redis"]
 PEERS += ["executorlib", "loky", "numpy", "pandas", "msgspec", "cloudpickle", "blake3", "xxhash"]

@@ -26,6 +26,7 @@ from jug_notebook.store.bucket import Bucket, Part
 from tests.crews import working
 from tests.kernels import Kernel
 from tests.session.test_cleanup_and_copy import define
+from tests.store.test_reading_key import other_account
 from tests.workbench import FakeClock, wait_until
 
 SQUARE = "def f(x): return x * x"
@@ -393,6 +394,29 @@ def test_without_the_key_nothing_is_taken_and_a_line_tells_how_to_get_it(connect
     said = capsys.readouterr().err
     assert said.count("jug-notebook key import") == 1
     assert any("jug-notebook key import" in note for note in two.status().snapshot.notes)
+
+
+def test_who_has_the_reading_key_alone_takes_and_reads_all_of_a_mirror_and_adds_nothing(connect, url, tmp_path, capsys):
+    one = connect("one")
+    run(one, LARGE, 3)
+    jn.copy(one, url)
+    [lost] = [task.key for task in define(LARGE).map([2])]
+    one.close()
+    shutil.rmtree(tmp_path / "one" / "blobs")
+    (tmp_path / "one" / "blobs").mkdir(mode=0o700)
+    with other_account(tmp_path, one.identity):
+        reading = connect("one", also=url)
+        assert reading.read_only
+        assert reading.resolve(lost, all=True).result() == [bytes([2]) * 200_000]
+        with pytest.raises(StoreError, match="is read-only here"):
+            jn.copy(reading, url)
+        assert (copied := copy(url, str(tmp_path / "own"))).results == 3, copied
+        two = connect("two", also=url)
+        assert taken(two, LARGE, 3) == 3
+        assert define(LARGE).map(range(3)).result() == [bytes([n]) * 200_000 for n in range(3)]
+        assert "isn't here" not in capsys.readouterr().err
+        two.close()
+        reading.close()
 
 
 def flip(path: Path) -> None:
