@@ -246,13 +246,13 @@ class Blobs:
             firsts = self._bucket.get([Part(blob_name(address), 0, limit) for address in part], LONG)
             sizes = []
             for address, first in zip(part, firsts, strict=True):
-                data = (
-                    None if first is None else memoryview(first) if len(first) < limit else self._large(address, first)
-                )
+                if first is None:
+                    continue
+                data = memoryview(first) if len(first) < limit else self._large(address, first)
                 if data is not None and named_by_content(data) == address:
                     sizes.append(data.nbytes)
                     yield address, data
-                elif first is not None:
+                else:
                     self._skip(f"blob {address[:8]}")
             self._size = max(sizes, default=self._size)
 
