@@ -8,12 +8,13 @@ Rows are kept in buckets, by the first bytes of their keys, in which a key is se
 
 from __future__ import annotations
 
-from collections.abc import Collection, Container, Iterator, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 from heapq import heappush, merge
+from operator import itemgetter
 from struct import Struct
 from typing import Any, NamedTuple, TypeVar, overload
 
-from jug_notebook.model import NO_INPUTS, Key, Origin, State
+from jug_notebook.model import NO_INPUTS, Key, Origin, State, Verdict
 from jug_notebook.scheduler.records import (
     FINISHED,
     NO_NUMBER,
@@ -24,6 +25,7 @@ from jug_notebook.scheduler.records import (
     Outcome,
     Place,
     TaskRecord,
+    derived_outcome,
     round_of,
     unpacked,
 )
@@ -95,16 +97,61 @@ class TaskTable(Mapping[Key, TaskRecord]):
         record = b"" if found is None else _ROW.unpack_from(*found)[-1]
         return unpacked(key, record) if record else None
 
-    def spec(self, key: Key) -> Place | None:
-        """Return where the sealed spec of a task is; None if it was never submitted."""
-        task = self.live.get(key)
-        if task is not None:
-            return None if task.state == UNKNOWN else task.spec
-        found = self._find(key)
-        if found is None:
-            return None
-        bucket, at = found
-        return int.from_bytes(bucket[at + _NUMBER : at + _KEY], "big")
+    def outcomes(self, keys: Iterable[Key]) -> list[Outcome | None]:
+        """Return the outcomes that count now, by key; None where there is none."""
+        found: list[Outcome | None] = []
+        for key, task, bucket, at in self._each(keys):
+            record = _ROW.unpack_from(bucket, at)[-1] if task is None and at >= 0 else b""
+            found.append(derived_outcome(task) if task is not None else unpacked(key, record) if record else None)
+        return found
+
+    def specs(self, keys: Iterable[Key]) -> list[Place | None]:
+        """Return where the sealed specs of tasks are; None for what was never submitted."""
+        found: list[Place | None] = []
+        for _, task, bucket, at in self._each(keys):
+            if task is not None:
+                found.append(None if task.state == UNKNOWN else task.spec)
+            else:
+                found.append(int.from_bytes(bucket[at + _NUMBER : at + _KEY], "big") if at >= 0 else None)
+        return found
+
+    def calls(self, name: str) -> list[tuple[Key, State, Verdict | None]]:
+        """Return the tasks of one function in the order of their submission, each with the verdict that counts now."""
+        codes = {code: STATES[state] for code, (kind, state, _) in enumerate(self._kinds) if kind.queue.name == name}
+        rows: list[tuple[Any, ...]] = [
+            (task.location.to_bytes(_KEY, "big"), task)
+            for task in self.live.values()
+            if task.queue.name == name and task.state != UNKNOWN
+        ]
+        if codes:
+            rows += [row for bucket in self._buckets for row in _ROW.iter_unpack(bucket) if row[2] in codes]
+        rows.sort(key=itemgetter(0))
+        found: list[tuple[Key, State, Verdict | None]] = []
+        for row in rows:
+            if len(row) == 2:
+                task, outcome = row[1], derived_outcome(row[1])
+                found.append((task.key, STATES[task.state], outcome and outcome[0]))
+            else:
+                key, record = row[1].hex(), row[-1]
+                found.append((key, codes[row[2]], unpacked(key, record)[0] if record else None))
+        return found
+
+    def _each(self, keys: Iterable[Key]) -> Iterator[tuple[Key, TaskRecord | None, bytearray, int]]:
+        """Yield each key with its live task, or with the bucket and start of its row, less than 0 if it has none.
+
+        Many keys take less time than as many calls of `_find`.
+        """
+        live, buckets, mask, none = self.live.get, self._buckets, len(self._buckets) - 1, bytearray()
+        for key in keys:
+            task = live(key)
+            if task is not None or (raw := _raw(key)) is None:
+                yield key, task, none, -1
+                continue
+            bucket = buckets[_PREFIX(raw)[0] & mask]
+            at = bucket.find(raw)
+            while at >= 0 and at % _WIDTH != _KEY:
+                at = bucket.find(raw, at + 1)
+            yield key, None, bucket, at - _KEY
 
     def __contains__(self, key: object) -> bool:
         return key in self.live or (isinstance(key, str) and self._find(key) is not None)

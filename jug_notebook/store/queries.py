@@ -28,7 +28,7 @@ from jug_notebook.model import (
     Verdict,
 )
 from jug_notebook.scheduler import queries
-from jug_notebook.scheduler.records import STATES, Outcome, Place, derived_outcome
+from jug_notebook.scheduler.records import Outcome, Place
 from jug_notebook.scheduler.state import SchedulerState
 from jug_notebook.scheduler.views import task_view
 
@@ -83,18 +83,20 @@ class Queries(Protocol):
     def specs(self, keys: Sequence[Key]) -> list[bytes | None]:
         """Return sealed specs by key; None for unknown tasks."""
         with self._updated() as scheduler:
-            return self._bodies([scheduler.tasks.spec(key) for key in keys])
+            return self._bodies(scheduler.tasks.specs(keys))
 
     @_of_what_is_there
     def outcomes(self, keys: Sequence[Key]) -> list[CurrentOutcome | None]:
         """Return current outcomes by key, None where there is none. A failure counts only once it is final."""
         with self._updated() as scheduler:
-            outcomes = [scheduler.outcome(key) for key in keys]
+            outcomes = scheduler.tasks.outcomes(keys)
             bodies = self._bodies([None if outcome is None else outcome[1] for outcome in outcomes])
             return [
                 None
                 if outcome is None or body is None
-                else CurrentOutcome(outcome[0], body, self._proof(scheduler, key, outcome))
+                else CurrentOutcome(
+                    outcome[0], body, () if outcome[0].key == key else self._proof(scheduler, key, outcome)
+                )
                 for key, outcome, body in zip(keys, outcomes, bodies, strict=True)
             ]
 
@@ -165,11 +167,7 @@ class Queries(Protocol):
     def calls(self, name: str) -> list[tuple[Key, State, Verdict | None]]:
         """Return the tasks of one function, whoever requested them, each with the verdict that counts now."""
         with self._updated() as scheduler:
-            found = list(queries.listing(scheduler.tasks.values(), Scope(), Target(names=frozenset([name]))))
-            return [
-                (task.key, STATES[task.state], None if (outcome := derived_outcome(task)) is None else outcome[0])
-                for task in found
-            ]
+            return scheduler.tasks.calls(name)
 
     def invalidated_calls(self, name: str) -> dict[Key, list[Verdict]]:
         """Return the verdicts of tasks of one function that were invalidated since, oldest first."""

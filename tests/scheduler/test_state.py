@@ -807,6 +807,14 @@ def picture(scheduler: SchedulerState) -> object:
         held = scheduler.outcome(key)
         return held and (held[0].key, held[0].round, held[0].digest, held[0].attempt)
 
+    many = [*KEYS, "", "not hexadecimal", "0" * 40]
+    assert scheduler.tasks.outcomes(many) == [scheduler.outcome(key) for key in many]
+    listed = queries.listing(list(scheduler.tasks.values()), Scope(), Target(names=frozenset(["f"])))
+    calls = [(task.key, STATES[task.state], scheduler.outcome(task.key)) for task in listed]
+    assert sorted(scheduler.tasks.calls("f"), key=str) == sorted(
+        [(*one, held and held[0]) for *one, held in calls], key=str
+    )
+
     return (
         {(verdict, worker) for _, (verdict, _, worker) in scheduler.runs()},
         _sorted_reused(scheduler),
