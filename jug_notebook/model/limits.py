@@ -33,36 +33,6 @@ class Limit(NamedTuple):
         return f"{self.name}:{self.number}" + (f"/{PERIODS[self.period]}" if self.period else "")
 
 
-class LimitState(NamedTuple):
-    """A limit in force, and how many more tasks may begin now."""
-
-    limit: Limit
-    free: int
-
-
-class Work(NamedTuple):
-    """Tasks of one function that are yet to run: ``queued`` of them, ``seconds`` in all, under these limits."""
-
-    queued: int
-    seconds: float
-    limits: tuple[LimitState, ...] = ()
-
-
-def time_of(work: Iterable[Work], workers: int) -> float:
-    """Return the estimated seconds that work takes on so many workers, which its limits may keep from being busy."""
-    seconds, under = 0.0, dict[LimitState, tuple[int, float]]()
-    for one in work:
-        seconds += one.seconds
-        for state in one.limits:
-            queued, sum = under.get(state, (0, 0.0))
-            under[state] = queued + one.queued, sum + one.seconds
-    least = [
-        max(0, queued - free) * limit.period / limit.number if limit.period else sum / limit.number
-        for (limit, free), (queued, sum) in under.items()
-    ]
-    return max([seconds / max(1, workers), *least])
-
-
 def parse_limits(given: Any, error: type[Exception] = ValueError) -> tuple[Limit, ...]:
     """Return limits, sorted: of "db:4", "db:4,api:60/min", or several such. Raises ``error``."""
     words = given.split(",") if isinstance(given, str) else given

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
-from jug_notebook.model.limits import LimitState, Work, time_of
 from jug_notebook.model.tasks import OPEN_STATES, Key, Run, State, Why, WorkerId, WorkerInfo
 
 
@@ -48,7 +47,6 @@ class FunctionView(Struct, frozen=True):
     reused: int = 0  #: finished tasks that did not run, but reused an equal run's value
     kept: int = 0  #: further finished tasks that are requested no more: of earlier versions
     memory: Spread = Spread()  #: bytes that its latest runs took at most; zeros where none was measured
-    limits: tuple[LimitState, ...] = ()  #: those that its open tasks are under
 
     @property
     def size(self) -> int:
@@ -307,7 +305,7 @@ class Snapshot(Struct, frozen=True, dict=True):
 
         A running task that has taken longer than the mean of its function is estimated by the time that it has taken.
         """
-        work, least = list[Work](), 0.0
+        work = least = 0.0
         for function in functions:
             if function.mean is None or not function.open:
                 continue
@@ -320,6 +318,6 @@ class Snapshot(Struct, frozen=True, dict=True):
             left = [mean - past if past <= mean else min(past, 2 * (past - mean)) for past in elapsed]
             queued = function.open - len(left)
             expected = (ran * mean + sum(elapsed) + sum(left)) / (ran + len(left)) if ran + len(left) > 0 else mean
-            work.append(Work(queued, queued * expected + sum(left), function.limits))
+            work += queued * expected + sum(left)
             least = max(least, *left, expected if queued else 0.0, 0.0)
-        return max(time_of(work, self.alive), least)
+        return max(work / max(1, self.alive), least)

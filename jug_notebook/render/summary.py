@@ -375,15 +375,14 @@ def plain(snapshot: Snapshot) -> dict[str, Any]:
     ``kept`` are further results, of earlier versions::
 
         {"store", "scope", "at", "total", "eta", "done", "counts": {state: n}, "kept",
-         "functions": [{"name", "counts": {state: n}, "mean", "kept", "limits"}],
+         "functions": [{"name", "counts": {state: n}, "mean", "kept"}],
          "workers": [{"id", "host", "pid", "user", "alive", "beat_age", "task", "task_name", "since", "progress",
                       "done", "memory", "note"}],
          "failures": [{"key", "name", "arguments", "error", "traceback", "host", "pid", "started", "duration",
                        "output", "attempt", "attempts"}],
          "notes": [line]}
 
-    ``limits`` are those that open tasks are under, as ``{"api:60/min": 12}``: so many more may begin now. ``done`` is
-    true where every requested task is finished; ``failures`` are the latest few.
+    ``done`` is true where every requested task is finished; ``failures`` are the latest few.
     """
 
     def named(counts: Mapping[State, int]) -> dict[str, int]:
@@ -408,14 +407,7 @@ def plain(snapshot: Snapshot) -> dict[str, Any]:
         "counts": named(snapshot.counts),
         "kept": snapshot.kept,
         "functions": [
-            {
-                "name": f.name,
-                "counts": named(f.counts),
-                "mean": f.mean,
-                "kept": f.kept,
-                "limits": {str(limit): free for limit, free in f.limits},
-            }
-            for f in snapshot.functions
+            {"name": f.name, "counts": named(f.counts), "mean": f.mean, "kept": f.kept} for f in snapshot.functions
         ],
         "workers": [worker(view) for view in snapshot.workers],
         "failures": [failure(view) for view in snapshot.failures],

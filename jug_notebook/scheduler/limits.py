@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from hashlib import sha1
 from itertools import islice
 
-from jug_notebook.model import MARGIN, NO_INPUTS, Claimed, Key, Lease, Limit, LimitState, Started
+from jug_notebook.model import MARGIN, NO_INPUTS, Claimed, Key, Lease, Limit, Started
 from jug_notebook.scheduler.attempts import Leases
 from jug_notebook.scheduler.queries import TaskCounts
 from jug_notebook.scheduler.records import READY, RUNNING, WAITING, FunctionQueue, Offer, TaskRecord
@@ -138,15 +138,6 @@ class Limits:
                 limit, wait = missing
                 waits += [wait] if limit.period and wait is not None else []
         return min(waits, default=None)
-
-    def states(self) -> dict[str, tuple[LimitState, ...]]:
-        """Return, by function, the limits that its tasks which wait, are ready or run are under."""
-        known, found = dict[Limit, LimitState](), dict[str, set[LimitState]]()
-        for queue in dict.fromkeys(queue for _, queue in self.open_limits()):
-            for limit, now, dues in self._dues(queue):
-                state = known.setdefault(limit, LimitState(limit, sum(due <= now for due in dues)))
-                found.setdefault(queue.name, set()).add(state)
-        return {name: tuple(sorted(states)) for name, states in found.items()}
 
     def beyond(self) -> dict[str, int]:
         """Return, by function, how many ready tasks there are no tokens for now."""

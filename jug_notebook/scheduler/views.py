@@ -74,7 +74,6 @@ def _functions(scheduler: SchedulerState, scope: Scope, dead: Container[WorkerId
     leases = scheduler.leases
     runs = [leases.task_of(worker) for worker in leases.workers() if worker not in dead]
     running = Counter(task.queue.name for task in runs if task is not None)
-    limits = scheduler.limits.states()
     found = []
     for name, (counts, mean) in scheduler.counts.by_function(scope).items():
         by_state = {state: count for state, count in zip(STATES, counts, strict=True) if count}
@@ -83,8 +82,7 @@ def _functions(scheduler: SchedulerState, scope: Scope, dead: Container[WorkerId
             by_state[State.READY] = by_state.get(State.READY, 0) + ahead
             by_state[State.RUNNING] -= ahead
         if by_state or name in kept:
-            rest = reused.get(name, 0), kept.get(name, 0)
-            found.append(FunctionView(name, by_state, mean, *rest, limits=limits.get(name, ())))
+            found.append(FunctionView(name, by_state, mean, reused.get(name, 0), kept.get(name, 0)))
     return tuple(found)
 
 

@@ -33,8 +33,6 @@ from jug_notebook.model import (
     Target,
     TaskView,
     Timeline,
-    Work,
-    time_of,
 )
 from jug_notebook.render.display import GraphPicture, History, Listing, ProfileTable, Status, Text, TimelinePicture, Why
 from jug_notebook.render.format import clean, elide, parse_moment
@@ -116,10 +114,10 @@ class Queries:
         """
         views = {view.name: view for view in self._store.snapshot(self._access.scope).functions}
         workers = sum(alive and info.kind == "worker" for info, alive, _ in self._store.processes())
-        about, known = "", [(count, views.get(name)) for name, count, _ in report.to_run]
-        if timed and workers and all(view and view.mean is not None for _, view in known):
-            work = (Work(count, count * (view.mean or 0.0), view.limits) for count, view in known if view)
-            seconds = time_of(work, workers)
+        means = [(count, views[name].mean if name in views else None) for name, count, _ in report.to_run]
+        about = ""
+        if timed and workers and all(mean is not None for _, mean in means):
+            seconds = sum(count * (mean or 0.0) for count, mean in means) / workers
             about = f", about {render.duration(seconds)} on {render.plural(workers, 'worker')}" if seconds >= 1 else ""
         few = [key for name, _, key in report.to_run[:3] if name in views and views[name].size <= EXPLAINED]
         why = WhyQuery(self._signed, self._access.scope, _ignored).explain(few)

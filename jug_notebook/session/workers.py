@@ -11,7 +11,7 @@ import msgspec
 from jug_notebook import system
 from jug_notebook.errors import LaunchError, NoSuchTask
 from jug_notebook.launch import start
-from jug_notebook.model import OPEN_STATES, Claim, FunctionView, Scale, Settlement, State, Stop, Target, Work, time_of
+from jug_notebook.model import OPEN_STATES, Claim, FunctionView, Scale, Settlement, State, Stop, Target
 from jug_notebook.render import duration, plural
 from jug_notebook.render.format import size
 from jug_notebook.session.access import StoreAccess
@@ -234,9 +234,7 @@ class Workers:
             functions = access.store.snapshot(access.scope).functions
             functions = tuple(view for view in functions if wanted is None or view.name not in wanted.not_names)
         else:
-            limits = {view.name: view.limits for view in access.store.snapshot(access.scope).functions}
             functions, _ = graph_of(wanted, access.scope, access.store, access.signed)
-            functions = tuple(msgspec.structs.replace(view, limits=limits.get(view.name, ())) for view in functions)
         had = local.there(access.store, msgspec.structs.replace(options, size=size))
         peaks = {view.name: usual_memory(access, view.name).p95 for view in functions if view.open}
         return Plan(functions, max(size, had), max(0, size - had), peaks, int(find_memory()[0]))
@@ -387,12 +385,7 @@ class Plan(msgspec.Struct, frozen=True):
         """Estimated time to run them all; None where a function has not been timed yet."""
         if any(view.open and view.mean is None for view in self.functions):
             return None
-        running = [view.counts.get(State.RUNNING, 0) for view in self.functions]
-        work = [
-            Work(view.open - begun, view.open * (view.mean or 0.0), view.limits)
-            for view, begun in zip(self.functions, running, strict=True)
-        ]
-        return time_of(work, self.workers)
+        return sum(view.open * (view.mean or 0.0) for view in self.functions) / max(1, self.workers)
 
     @property
     def memory(self) -> float:

@@ -167,15 +167,6 @@ def test_a_dry_run_leaves_out_what_is_not_meant(session, cell):
     assert repr(jn.execute(3, dry_run=True, target="total", not_target="load")).startswith("1 to run, 0 stored\n")
 
 
-def test_a_dry_run_takes_the_time_that_limits_allow(session, cell):
-    call = jn.task(limit="api:5/min")(cell["load"].__wrapped__)
-    call(0)
-    session.run_here()
-    call.map(range(1, 31))
-    assert "\nabout 5 min 12 s, with 8 workers" in repr(jn.execute(8, dry_run=True))
-    assert "\nabout 5 min 12 s, with 8 workers" in repr(jn.execute(8, dry_run=True, target=call))
-
-
 def test_a_dry_run_tells_what_slurm_would_be_asked_for(session, cell, monkeypatch):
     cell["load"].map(range(3))
     monkeypatch.setenv("PATH", "")

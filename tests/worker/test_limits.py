@@ -13,25 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from msgspec.structs import replace
 
 import jug_notebook as jn
 from jug_notebook import system
 from jug_notebook.clock import SystemClock
 from jug_notebook.errors import BadTask
-from jug_notebook.model import (
-    Limit,
-    LimitState,
-    Scope,
-    Settlement,
-    Snapshot,
-    State,
-    Submission,
-    Verdict,
-    WorkerView,
-    parse_limits,
-    with_limits,
-)
+from jug_notebook.model import Limit, Scope, Settlement, State, Submission, Verdict, parse_limits, with_limits
 from jug_notebook.render.tasks import tasks_text
 from jug_notebook.session.why import WhyQuery
 from jug_notebook.store import Store, open_store
@@ -210,25 +197,6 @@ def test_a_rate_counts_from_when_a_task_begins_and_comes_to_an_end_by_the_clock_
     third = worker.claim(wait=5.0)
     assert third, "it comes without any event"
     assert 1.0 < time.monotonic() - began < 3.0
-
-
-def test_the_time_that_is_left_is_that_which_limits_allow(store: Store) -> None:
-    worker = Claimer(store)
-    submit(store, "f", 41, "api:10/min")
-    submit(store, "g", 10, "api:10/min", "db:2")
-    submit(store, "h", 6, "db:2")
-    [first] = worker.claim()
-    store.start(first.tokens)
-    api, db = LimitState(Limit("api", 10, 60), 9), LimitState(Limit("db", 2), 2)
-    found = {view.name: view for view in store.snapshot().functions}
-    assert {name: view.limits for name, view in found.items()} == {"f": (api,), "g": (api, db), "h": (db,)}
-    snapshot = Snapshot("", 0.0, "", tuple(replace(view, mean=3.0) for view in found.values()))
-    by_name = {view.name: view for view in snapshot.functions}
-    snapshot = replace(snapshot, workers=(WorkerView(system.me("worker"), True, 0.0),) * 100)
-    assert snapshot.time_left([by_name["f"]]) == (41 - 9) * 6
-    assert snapshot.time_left([by_name["h"]]) == 6 * 3 / 2
-    assert snapshot.time_left([by_name["g"], by_name["h"]]) == 16 * 3 / 2
-    assert snapshot.eta == (41 + 10 - 9) * 6
 
 
 def test_what_is_known_of_tokens_outlives_compaction(store_url: str) -> None:
