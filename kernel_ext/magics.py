@@ -251,6 +251,8 @@ class JugMagics(Settings):
             print(f"{known}; {NO_WORKERS}" if known else f"{plural(queued)} queued, {NO_WORKERS}")
         elif queued and not self.as_text and (line := self.session.queries.forecast(report)):
             print(line)
+        for line in self.session.queries.other_numbers(report):
+            print(line)
         if note := self.session.workers.headless_note():
             print(note)
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import enum
 import functools
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from msgspec import Struct
 
+from jug_notebook.model.limits import MARGIN
 from jug_notebook.model.tasks import OPEN_STATES, Key, Run, State, Why, WorkerId, WorkerInfo
 
 
@@ -38,6 +40,59 @@ class Spread(Struct, frozen=True):
     largest: float = 0.0
 
 
+class LimitView(Struct, frozen=True):
+    """A limit of a function that has open tasks, as it is now.
+
+    ``number`` holds for all functions that name it: the smallest of those ``given``. ``period``: seconds of a rate,
+    else 0. ``used``: how many tasks have a token of it, or began with one in the last period. ``waits``: of a rate, the
+    seconds until each of these may be had again, sorted.
+    """
+
+    name: str
+    number: int
+    period: int
+    given: int  #: by this function
+    used: int = 0
+    waits: tuple[float, ...] = ()
+
+    def begins(self, count: int) -> float:
+        """Return the seconds until so many tasks may have begun: of a rate."""
+        rounds, rest = divmod(count - 1, self.number)
+        rest -= self.number - len(self.waits)
+        return rounds * (self.period + MARGIN) + (self.waits[rest] if rest >= 0 else 0.0)
+
+
+class Load(NamedTuple):
+    """What is left to run of a function: tasks to begin, ``each`` of so many seconds, and seconds of running ones."""
+
+    queued: int
+    each: float
+    running: Sequence[float] = ()
+    limits: Sequence[LimitView] = ()
+
+    @property
+    def work(self) -> float:
+        """Seconds of work in all."""
+        return self.queued * self.each + sum(self.running)
+
+
+def seconds_to_run(loads: Sequence[Load], workers: int) -> float:
+    """Return the estimated seconds until all these have run: shared by the workers, and no faster than limits allow."""
+    times = [sum(load.work for load in loads) / max(1, workers)]
+    limited: dict[tuple[str, int], list[tuple[LimitView, Load]]] = {}
+    for load in loads:
+        times += [*load.running, load.each if load.queued else 0.0]
+        for limit in load.limits:
+            limited.setdefault((limit.name, limit.period), []).append((limit, load))
+    for (_, period), sharing in limited.items():
+        limit = sharing[0][0]
+        if not period:
+            times.append(sum(load.work for _, load in sharing) / limit.number)
+        elif queued := sum(load.queued for _, load in sharing):
+            times.append(limit.begins(queued) + max(load.each for _, load in sharing if load.queued))
+    return max(times)
+
+
 class FunctionView(Struct, frozen=True):
     """One function and its tasks by state. ``mean`` is seconds per finished task, None before the first."""
 
@@ -47,6 +102,7 @@ class FunctionView(Struct, frozen=True):
     reused: int = 0  #: finished tasks that did not run, but reused an equal run's value
     kept: int = 0  #: further finished tasks that are requested no more: of earlier versions
     memory: Spread = Spread()  #: bytes that its latest runs took at most; zeros where none was measured
+    limits: tuple[LimitView, ...] = ()  #: while it has open tasks
 
     @property
     def size(self) -> int:
@@ -301,23 +357,22 @@ class Snapshot(Struct, frozen=True, dict=True):
         return sum(view.alive for view in self.workers)
 
     def time_left(self, functions: Sequence[FunctionView]) -> float:
-        """Return the estimated seconds until these are done if all live workers run them; untimed ones count nothing.
+        """Return the estimated seconds until these are done if all live workers run them, within their limits.
 
         A running task that has taken longer than the mean of its function is estimated by the time that it has taken.
+        Of a function that wasn't timed yet, only the rates of its limits count.
         """
-        work = least = 0.0
-        for function in functions:
-            if function.mean is None or not function.open:
-                continue
-            mean, ran = function.mean, function.counts.get(State.FINISHED, 0) - function.reused
-            elapsed = [
-                self.at - view.info.since
-                for view in self.workers
-                if view.alive and view.info.task and view.info.task_name == function.name and view.info.since
-            ][: function.open]
-            left = [mean - past if past <= mean else min(past, 2 * (past - mean)) for past in elapsed]
-            queued = function.open - len(left)
-            expected = (ran * mean + sum(elapsed) + sum(left)) / (ran + len(left)) if ran + len(left) > 0 else mean
-            work += queued * expected + sum(left)
-            least = max(least, *left, expected if queued else 0.0, 0.0)
-        return max(work / max(1, self.alive), least)
+        return seconds_to_run([self._load(function) for function in functions if function.open], self.alive)
+
+    def _load(self, function: FunctionView) -> Load:
+        if function.mean is None:
+            return Load(function.open - function.counts.get(State.RUNNING, 0), 0.0, (), function.limits)
+        mean, ran = function.mean, function.counts.get(State.FINISHED, 0) - function.reused
+        elapsed = [
+            self.at - view.info.since
+            for view in self.workers
+            if view.alive and view.info.task and view.info.task_name == function.name and view.info.since
+        ][: function.open]
+        left = [mean - past if past <= mean else min(past, 2 * (past - mean)) for past in elapsed]
+        expected = (ran * mean + sum(elapsed) + sum(left)) / (ran + len(left)) if ran + len(left) > 0 else mean
+        return Load(function.open - len(left), expected, left, function.limits)

@@ -15,6 +15,7 @@ from jug_notebook.model import (
     FailureView,
     FunctionView,
     Like,
+    LimitView,
     Snapshot,
     State,
     TaskView,
@@ -375,14 +376,16 @@ def plain(snapshot: Snapshot) -> dict[str, Any]:
     ``kept`` are further results, of earlier versions::
 
         {"store", "scope", "at", "total", "eta", "done", "counts": {state: n}, "kept",
-         "functions": [{"name", "counts": {state: n}, "mean", "kept"}],
+         "functions": [{"name", "counts": {state: n}, "mean", "kept",
+                        "limits": [{"name", "number", "period", "used"}]}],
          "workers": [{"id", "host", "pid", "user", "alive", "beat_age", "task", "task_name", "since", "progress",
                       "done", "memory", "note"}],
          "failures": [{"key", "name", "arguments", "error", "traceback", "host", "pid", "started", "duration",
                        "output", "attempt", "attempts"}],
          "notes": [line]}
 
-    ``done`` is true where every requested task is finished; ``failures`` are the latest few.
+    ``done`` is true where every requested task is finished; ``failures`` are the latest few; ``period`` is 0 for limits
+    of tasks at a time, ``used`` how many tasks have a token now.
     """
 
     def named(counts: Mapping[State, int]) -> dict[str, int]:
@@ -397,6 +400,9 @@ def plain(snapshot: Snapshot) -> dict[str, Any]:
     def failure(view: FailureView) -> dict[str, Any]:
         return {"arguments" if name == "args_repr" else name: value for name, value in asdict(view).items()}
 
+    def limit(view: LimitView) -> dict[str, Any]:
+        return {name: getattr(view, name) for name in ("name", "number", "period", "used")}
+
     return {
         "store": snapshot.store,
         "scope": snapshot.scope,
@@ -407,7 +413,14 @@ def plain(snapshot: Snapshot) -> dict[str, Any]:
         "counts": named(snapshot.counts),
         "kept": snapshot.kept,
         "functions": [
-            {"name": f.name, "counts": named(f.counts), "mean": f.mean, "kept": f.kept} for f in snapshot.functions
+            {
+                "name": f.name,
+                "counts": named(f.counts),
+                "mean": f.mean,
+                "kept": f.kept,
+                "limits": list(map(limit, f.limits)),
+            }
+            for f in snapshot.functions
         ],
         "workers": [worker(view) for view in snapshot.workers],
         "failures": [failure(view) for view in snapshot.failures],

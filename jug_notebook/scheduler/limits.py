@@ -5,17 +5,19 @@ on the slot, claimed like one on a task, so that two workers never have the same
 at the task is over: settled, given back, or ended by the death of its worker. Then the slot has a next token. That of a
 rate comes once the period has passed since the task began, by the clock of the store, for those of hosts may differ.
 
-What several functions say of one name holds for all: of two numbers, the smaller, while tasks of both are open.
+What several functions say of one name holds for all: of two numbers, the smaller, while tasks of both are open. Where
+more run then, for they began before it did, none begins until fewer do.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha1
 from itertools import islice
 
-from jug_notebook.model import MARGIN, NO_INPUTS, Claimed, Key, Lease, Limit, Started
+from jug_notebook.model import MARGIN, NO_INPUTS, Claimed, Key, Lease, Limit, LimitView, Started
 from jug_notebook.scheduler.attempts import Leases
 from jug_notebook.scheduler.queries import TaskCounts
 from jug_notebook.scheduler.records import READY, RUNNING, WAITING, FunctionQueue, Offer, TaskRecord
@@ -90,15 +92,27 @@ class Limits:
         found = []
         for limit in self.in_force(queue):
             now = self.now() if limit.period else 0.0
-            keys = self._keys_of(limit)
-            for index in range(limit.number):
-                slot = self._slot(key := keys[(index + self.spread) % limit.number])
-                if self._is_free(slot) and self._due(slot, limit, now) <= now:
+            keys, room = self._keys_of(limit), self._room(limit, now)
+            for index in range(room):
+                slot = self._slot(key := keys[(index + self.spread) % room])
+                if self._due(slot, limit, now) <= now:
                     found.append(self._token(key, slot))
                     break
             else:
                 return ()
         return tuple(found)
+
+    def _room(self, limit: Limit, now: float) -> int:
+        """Return how many slots, the first ones, tokens may be of: fewer than its number while others are used."""
+        if (largest := self._largest(limit)) == limit.number:
+            return limit.number
+        used = [due > now for due in self._dues(limit, largest, now)]
+        return limit.number - sum(used[limit.number :]) if sum(used) < limit.number else 0
+
+    def _largest(self, limit: Limit) -> int:
+        """Return the largest number that any function has of it."""
+        same = (one.number for queue in self._counts.limited for one in queue.limits if one[::2] == limit[::2])
+        return max(same, default=limit.number)
 
     def in_force(self, queue: FunctionQueue) -> list[Limit]:
         """Return all limits of the names that this function gives, each with the smallest number that any has."""
@@ -135,7 +149,7 @@ class Limits:
         waits = []
         for queue, rows in self._counts.limited.items():
             if any(row[READY] for row in rows) and (missing := self._missing(queue)) is not None:
-                limit, wait = missing
+                limit, wait, _ = missing
                 waits += [wait] if limit.period and wait is not None else []
         return min(waits, default=None)
 
@@ -143,7 +157,7 @@ class Limits:
         """Return, by function, how many ready tasks there are no tokens for now."""
         found: dict[str, int] = {}
         for queue, rows in self._counts.limited.items():
-            room = min(sum(due <= now for due in dues) for _, now, dues in self._dues(queue))
+            room = min(sum(due <= now for due in dues[-limit.number :]) for limit, now, dues in self._all_dues(queue))
             if (left := sum(row[READY] for row in rows) - room) > 0:
                 found[queue.name] = found.get(queue.name, 0) + left
         return found
@@ -153,33 +167,53 @@ class Limits:
         missing = self._missing(queue)
         if missing is None:
             return ""
-        limit, wait = missing
+        limit, wait, dues = missing
         by = "" if limit in queue.limits else next((of.name for one, of in self.open_limits() if one == limit), "")
         of = f", as {by} has it" if by else ""
         if limit.period:
             rate = str(limit).partition(":")[2]
             when = "all in use" if wait is None else f"next in {max(1, round(wait))} s"
             return f"{limit.name} ({rate}{of}: {when})"
-        used = sum(not self._is_free(self._slot(key)) for key in self._keys_of(limit))
-        return f"{limit.name} ({used} of {limit.number} in use{of})"
+        return f"{limit.name} ({sum(due > 0 for due in dues)} of {limit.number} in use{of})"
+
+    def views(self) -> dict[str, tuple[LimitView, ...]]:
+        """Return the limits of all functions that have open tasks."""
+        found: dict[str, dict[tuple[str, int], LimitView]] = {}
+        for queue in dict.fromkeys(queue for _, queue in self.open_limits()):
+            given = {limit[::2]: limit.number for limit in queue.limits}
+            for limit, now, dues in self._all_dues(queue):
+                waits = [min(due - now, limit.period + MARGIN) for due in dues[-limit.number :] if due > now]
+                name, number, period = limit
+                view = LimitView(
+                    name, number, period, given.get(limit[::2], 0), sum(due > now for due in dues),
+                    tuple(waits if period else ()),
+                )  # fmt: skip
+                found.setdefault(queue.name, {})[limit[::2]] = view
+        return {function: tuple(views.values()) for function, views in found.items()}
 
     def waits_for(self, task: TaskRecord | None) -> str:
         """Return `note` for a ready task; else an empty text."""
         return self.note(task.queue) if task is not None and task.state == READY and task.queue.limits else ""
 
-    def _missing(self, queue: FunctionQueue) -> tuple[Limit, float | None] | None:
-        """Return the first limit without a free slot, and the seconds until it has one, if the time decides that."""
-        for limit, now, dues in self._dues(queue):
-            if not dues or min(dues) > now:
-                return limit, min(dues) - now if dues else None
+    def _missing(self, queue: FunctionQueue) -> tuple[Limit, float | None, list[float]] | None:
+        """Return the first limit that has no token now, the seconds until it has if the time decides, and `_dues`."""
+        for limit, now, dues in self._all_dues(queue):
+            if (first := dues[-limit.number]) > now:
+                return limit, first - now if first < math.inf else None, dues
         return None
 
-    def _dues(self, queue: FunctionQueue) -> Iterator[tuple[Limit, float, list[float]]]:
-        """Yield the limits of a function, each with the time, and from when on each of its free slots has a token."""
+    def _all_dues(self, queue: FunctionQueue) -> Iterator[tuple[Limit, float, list[float]]]:
+        """Yield the limits of a function, each with the time and, sorted, when its slots have tokens.
+
+        Of a smaller number than the slots are, it is the last of these times that tell when so many fewer are used.
+        """
         for limit in self.in_force(queue):
             now = self.now() if limit.period else 0.0
-            free = [slot for slot in map(self._slot, self._keys_of(limit)) if self._is_free(slot)]
-            yield limit, now, [self._due(slot, limit, now) for slot in free]
+            yield limit, now, sorted(self._dues(limit, self._largest(limit), now))
+
+    def _dues(self, limit: Limit, number: int, now: float) -> list[float]:
+        """Return from when on each of so many slots has a token."""
+        return [self._due(self._slot(key), limit, now) for key in self._keys_of(limit._replace(number=number))]
 
     # -- slots ---------------------------------------------------------------------------------------------------------
 
@@ -214,9 +248,10 @@ class Limits:
             return True
         return not any(self._leases.is_held(self._tasks.live.get(lease.key), lease) for lease in slot.leases)
 
-    @staticmethod
-    def _due(slot: Slot, limit: Limit, now: float) -> float:
-        """Return from when on a task may begin with its next token."""
+    def _due(self, slot: Slot, limit: Limit, now: float) -> float:
+        """Return from when on a task may begin with its next token: never, as far as is known, while one has it."""
+        if not self._is_free(slot):
+            return math.inf
         if not limit.period or not slot.started:
             return 0.0
         if slot.started > now + ASTRAY:

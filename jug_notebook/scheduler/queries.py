@@ -235,9 +235,7 @@ class TaskCounts:
         pair = (task.queue, task.notebooks)
         row = self._rows.get(pair)
         if row is None:
-            row = self._rows[pair] = [0] * (KEPT + 1)
-            if task.queue.limits:
-                self.limited.setdefault(task.queue, []).append(row)
+            row = self._add(task.queue, task.notebooks, [0] * (KEPT + 1))
         task.counted_in = row
         task.counted_as = task.state
         if task.state == FINISHED and (not task.wanted or task.reused_from is not None):
@@ -253,7 +251,13 @@ class TaskCounts:
     def restore(self, queue: FunctionQueue, row: CountRow) -> None:
         """Add a row of `rows`; ``queue`` is that of its function."""
         queue.done, queue.spent = row[4:6]
-        self._rows[queue, row[6]] = row[7]
+        self._add(queue, row[6], row[7])
+
+    def _add(self, queue: FunctionQueue, notebooks: tuple[str, ...], row: list[int]) -> list[int]:
+        self._rows[queue, notebooks] = row
+        if queue.limits:
+            self.limited.setdefault(queue, []).append(row)
+        return row
 
     def by_function(self, scope: Scope = Scope()) -> dict[str, tuple[list[int], float | None]]:
         """Return, by function as first seen, the tasks by state (indexes of `STATES`) and the mean seconds.

@@ -74,7 +74,7 @@ def _functions(scheduler: SchedulerState, scope: Scope, dead: Container[WorkerId
     leases = scheduler.leases
     runs = [leases.task_of(worker) for worker in leases.workers() if worker not in dead]
     running = Counter(task.queue.name for task in runs if task is not None)
-    found = []
+    found, limits = [], scheduler.limits.views()
     for name, (counts, mean) in scheduler.counts.by_function(scope).items():
         by_state = {state: count for state, count in zip(STATES, counts, strict=True) if count}
         ahead = by_state.get(State.RUNNING, 0) - running[name]
@@ -82,7 +82,10 @@ def _functions(scheduler: SchedulerState, scope: Scope, dead: Container[WorkerId
             by_state[State.READY] = by_state.get(State.READY, 0) + ahead
             by_state[State.RUNNING] -= ahead
         if by_state or name in kept:
-            found.append(FunctionView(name, by_state, mean, reused.get(name, 0), kept.get(name, 0)))
+            view = FunctionView(
+                name, by_state, mean, reused.get(name, 0), kept.get(name, 0), limits=limits.get(name, ())
+            )
+            found.append(view)
     return tuple(found)
 
 

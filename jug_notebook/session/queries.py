@@ -24,6 +24,9 @@ from jug_notebook.model import (
     Graph,
     Key,
     Like,
+    Limit,
+    LimitView,
+    Load,
     Outcome,
     Scope,
     Snapshot,
@@ -33,6 +36,7 @@ from jug_notebook.model import (
     Target,
     TaskView,
     Timeline,
+    seconds_to_run,
 )
 from jug_notebook.render.display import GraphPicture, History, Listing, ProfileTable, Status, Text, TimelinePicture, Why
 from jug_notebook.render.format import clean, elide, parse_moment
@@ -114,11 +118,12 @@ class Queries:
         """
         views = {view.name: view for view in self._store.snapshot(self._access.scope).functions}
         workers = sum(alive and info.kind == "worker" for info, alive, _ in self._store.processes())
-        means = [(count, views[name].mean if name in views else None) for name, count, _ in report.to_run]
-        about = ""
-        if timed and workers and all(mean is not None for _, mean in means):
-            seconds = sum(count * (mean or 0.0) for count, mean in means) / workers
-            about = f", about {render.duration(seconds)} on {render.plural(workers, 'worker')}" if seconds >= 1 else ""
+        found = [(count, views[name]) for name, count, _ in report.to_run if name in views]
+        about, rough = "", len(found) < len(report.to_run) or any(view.mean is None for _, view in found)
+        loads = [Load(count, view.mean or 0.0, limits=view.limits) for count, view in found]
+        if timed and workers and (seconds := seconds_to_run(loads, workers)) >= 1:
+            least = "at least" if rough else "about"
+            about = f", {least} {render.duration(seconds)} on {render.plural(workers, 'worker')}"
         few = [key for name, _, key in report.to_run[:3] if name in views and views[name].size <= EXPLAINED]
         why = WhyQuery(self._signed, self._access.scope, _ignored).explain(few)
         reasons = dict.fromkeys(
@@ -130,6 +135,25 @@ class Queries:
         total, queued = report.queued + report.finished, report.queued
         runs = f"{queued:,} of {total:,} will run" if report.finished else f"{render.plural(queued)} will run"
         return clean(f"{runs}{about}{because}" + (f"; {report.finished:,} stored" if report.finished else ""))
+
+    def other_numbers(self, report: CellReport) -> list[str]:
+        """Return a line for each limit of a cell's functions for which others give another number: which one holds."""
+        names, lines = {name for name, _, _ in report.to_run}, []
+        limits = self._store.limits() if names else {}
+        given = [
+            (Limit(view.name, view.given, view.period), name)
+            for name, views in limits.items()
+            for view in views
+            if view.given
+        ]
+        for limit, name in [one for one in given if one[1] in names]:
+            others = [one for one in given if one[0][::2] == limit[::2] and one[0] != limit]
+            other, by = min(others, default=(limit, ""))
+            if other < limit:
+                lines.append(f"limit {limit} of {name} has no effect while tasks of {by} are open: {other} holds")
+            elif other > limit:
+                lines.append(f"limit {limit} of {name} holds for tasks of {by}, too, which have {other}")
+        return list(map(clean, lines))
 
     def glance(self, all: bool = False) -> Snapshot:
         """Return the same, for a display that is renewed often: few failures are read at a time, and only by kind."""
@@ -174,11 +198,13 @@ class Queries:
         failed = sorted(
             (view for view in views if view.state is State.FAILED), key=lambda view: -view.started - view.duration
         )[:KNOWN]
+        snapshot = self._store.snapshot(self._access.scope)
+        limits = {view.name: view.limits for view in snapshot.functions}
         snapshot = msgspec.structs.replace(
-            self._store.snapshot(self._access.scope),
+            snapshot,
             store=self._access.display_url,
             scope="these tasks",
-            functions=tuple(_function_view(name, row) for name, row in rows.items()),
+            functions=tuple(_function_view(name, row, limits.get(name, ())) for name, row in rows.items()),
             failures=self._failures.latest_views(failed),
             kinds=self._failures.kinds(failed),
         )
@@ -414,11 +440,11 @@ def usual_memory(access: StoreAccess, name: str) -> Spread:
     return profile_of(name, outcomes).memory if outcomes else Spread()
 
 
-def _function_view(name: str, views: Sequence[TaskView]) -> FunctionView:
+def _function_view(name: str, views: Sequence[TaskView], limits: tuple[LimitView, ...]) -> FunctionView:
     counts = dict(Counter(view.state for view in views))
     durations = [view.duration for view in views if view.state is State.FINISHED]
     reused = sum(bool(view.source) for view in views)
-    return FunctionView(name, counts, sum(durations) / len(durations) if durations else None, reused)
+    return FunctionView(name, counts, sum(durations) / len(durations) if durations else None, reused, limits=limits)
 
 
 def _ignored(name: str) -> Iterable[str]:

@@ -105,7 +105,7 @@ def graph_of(
 
     An edge is (function, function that it needs, number of needs).
     """
-    means = {view.name: view.mean for view in store.snapshot().functions}
+    known = {view.name: view for view in store.snapshot().functions}
     tasks = with_needs(target, scope, store, signed)
     names = {task.key: task.name for task in tasks}
     rows: dict[str, Counter[State]] = {}
@@ -115,7 +115,9 @@ def graph_of(
         for need in () if spec is None else spec.needs:
             if need in names:
                 edges[task.name, names[need]] += 1
-    functions = tuple(FunctionView(name, dict(counts), means.get(name)) for name, counts in rows.items())
+    new = FunctionView("", {})
+    found = [(known.get(name, new), name, dict(counts)) for name, counts in rows.items()]
+    functions = tuple(FunctionView(name, counts, view.mean, limits=view.limits) for view, name, counts in found)
     return functions, tuple((name, need, count) for (name, need), count in edges.items())
 
 

@@ -11,7 +11,18 @@ import msgspec
 from jug_notebook import system
 from jug_notebook.errors import LaunchError, NoSuchTask
 from jug_notebook.launch import start
-from jug_notebook.model import OPEN_STATES, Claim, FunctionView, Scale, Settlement, State, Stop, Target
+from jug_notebook.model import (
+    OPEN_STATES,
+    Claim,
+    FunctionView,
+    Load,
+    Scale,
+    Settlement,
+    State,
+    Stop,
+    Target,
+    seconds_to_run,
+)
 from jug_notebook.render import duration, plural
 from jug_notebook.render.format import size
 from jug_notebook.session.access import StoreAccess
@@ -383,9 +394,13 @@ class Plan(msgspec.Struct, frozen=True):
     @property
     def seconds(self) -> float | None:
         """Estimated time to run them all; None where a function has not been timed yet."""
-        if any(view.open and view.mean is None for view in self.functions):
-            return None
-        return sum(view.open * (view.mean or 0.0) for view in self.functions) / max(1, self.workers)
+        return None if any(view.open and view.mean is None for view in self.functions) else self.least
+
+    @property
+    def least(self) -> float:
+        """Estimated time that is known of: of functions that have been timed, and of rates that limit others."""
+        loads = [Load(view.open, view.mean or 0.0, limits=view.limits) for view in self.functions if view.open]
+        return seconds_to_run(loads, self.workers)
 
     @property
     def memory(self) -> float:
@@ -430,7 +445,10 @@ class Plan(msgspec.Struct, frozen=True):
         seconds = self.seconds
         if not self.to_run:
             return self._who()
-        time = "time unknown: not all functions have been timed" if seconds is None else f"about {duration(seconds)}"
+        time = f"about {duration(self.least)}"
+        if seconds is None:
+            time = f"at least {duration(self.least)}" if self.least >= 1 else "time unknown"
+            time += ": not all functions have been timed"
         text = f"{self._who()}\n{time}, with {plural(self.workers, 'worker')}"
         if memory := self.memory:
             text += f", up to {size(memory)} of memory at once"

@@ -18,6 +18,7 @@ from jug_notebook.model import (
     Invalidation,
     Key,
     Lease,
+    LimitView,
     Origin,
     Rest,
     Scope,
@@ -147,6 +148,11 @@ class Queries(Protocol):
         """Return, for each ready task, the limit that is used up: "db (4 of 4 in use)"; empty where there is none."""
         with self._updated() as scheduler:
             return [scheduler.limits.waits_for(scheduler.tasks.peek(key)) for key in keys]
+
+    def limits(self) -> dict[str, tuple[LimitView, ...]]:
+        """Return the limits of functions that have open tasks, by function."""
+        with self._updated() as scheduler:
+            return scheduler.limits.views()
 
     def beyond_limits(self) -> dict[str, int]:
         """Return, by function, how many ready tasks no further worker could begin now, for their limits are used up."""

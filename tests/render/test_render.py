@@ -14,7 +14,17 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from jug_notebook import render
-from jug_notebook.model import FailureView, FunctionView, Graph, Snapshot, State, TaskView, WorkerInfo, WorkerView
+from jug_notebook.model import (
+    FailureView,
+    FunctionView,
+    Graph,
+    LimitView,
+    Snapshot,
+    State,
+    TaskView,
+    WorkerInfo,
+    WorkerView,
+)
 from jug_notebook.render.display import Status
 from jug_notebook.render.format import (
     clean,
@@ -189,6 +199,32 @@ def test_the_time_left_counts_what_running_tasks_have_taken_where_that_is_more_t
     quick = snapshot(function(mean=0.001, finished=10, ready=5), workers=(worker(),))
     assert "less than 1 s left" in render.text(quick)
     assert re.search(r"^fit .* < 1 s$", render.text(quick), re.M)
+
+
+def test_the_time_left_keeps_to_limits_that_functions_share_however_many_workers_there_are() -> None:
+    crew = tuple(map(worker, range(8)))
+
+    def left(*functions: FunctionView) -> float | None:
+        return snapshot(*functions, workers=crew).eta
+
+    def limited(view: FunctionView, *limits: LimitView) -> FunctionView:
+        return replace(view, limits=limits)
+
+    f, g = function("f", 1.0, ready=600), function("g", 2.0, ready=100)
+    assert left(f, g) == pytest.approx(800 / 8)
+    rate = LimitView("api", 60, 60, 60)
+    assert left(limited(f, rate)) == pytest.approx(9 * 60 + 1, rel=0.01), "the first sixty begin at once"
+    used = replace(rate, used=60, waits=tuple(30 + i / 60 for i in range(60)))
+    assert left(limited(f, used)) == pytest.approx(9 * 60 + 30 + 1 + 1, rel=0.01)
+    assert left(limited(function("f", 1.0, ready=1), used)) == pytest.approx(30 + 1, rel=0.01)
+    assert left(limited(function("f", 1.0, ready=30), replace(used, waits=used.waits[30:]))) == pytest.approx(30 / 8)
+    pair = LimitView("db", 2, 0, 2)
+    assert left(limited(f, pair), g) == pytest.approx(300)
+    assert left(limited(f, pair), limited(g, pair)) == pytest.approx(400), "they share it"
+    assert left(limited(f, pair, rate)) == pytest.approx(9 * 60 + 1, rel=0.01), "the stricter one decides"
+    new = snapshot(limited(function("new", None, ready=600), rate), workers=crew)
+    assert new.eta is None
+    assert new.time_left(new.functions) == pytest.approx(9 * 60, rel=0.01), "a rate is known before any run"
 
 
 def test_a_state_has_a_column_only_where_there_are_tasks_in_it() -> None:

@@ -19,6 +19,7 @@ from jug_notebook import system
 from jug_notebook.clock import SystemClock
 from jug_notebook.errors import BadTask
 from jug_notebook.model import Limit, Scope, Settlement, State, Submission, Verdict, parse_limits, with_limits
+from jug_notebook.render.summary import plain
 from jug_notebook.render.tasks import tasks_text
 from jug_notebook.session.why import WhyQuery
 from jug_notebook.store import Store, open_store
@@ -167,6 +168,39 @@ def test_of_two_numbers_for_one_name_the_smaller_holds_while_its_tasks_are_open(
     assert len([worker.claim(), worker.claim()]) == 2
     assert worker.claim() == []
     assert store.waits_for(large[3:4]) == ["db (3 of 3 in use)"]
+
+
+def test_none_begins_under_a_smaller_number_until_fewer_run_than_it_allows(store: Store) -> None:
+    worker = Claimer(store)
+    large = submit(store, "large", 6, "db:4")
+    held = [claim for _ in range(4) for claim in worker.claim()]
+    small = submit(store, "small", 2, "db:2")
+    assert store.waits_for([large[5], small[0]]) == ["db (4 of 2 in use, as small has it)", "db (4 of 2 in use)"]
+    running = {claim.lease.key: claim for claim in held}
+    for key in (large[0], large[3]):
+        worker.settle(running.pop(key))
+        assert worker.claim() == []
+    while running:
+        worker.settle(running.popitem()[1])
+        running |= {claim.lease.key: claim for claim in worker.claim()}
+        assert len(running) <= 2
+    assert store.states([*large, *small]).count(State.FINISHED) == 8
+    assert store.limits() == {}
+
+
+def test_a_smaller_rate_counts_what_began_under_the_larger_one(store: Store) -> None:
+    worker = Claimer(store)
+    submit(store, "large", 5, "api:4/h")
+    for _ in range(3):
+        [claim] = worker.claim()
+        store.start(claim.tokens)
+        worker.settle(claim)
+    small = submit(store, "small", 2, "api:2/h")
+    assert worker.claim() == []
+    assert store.waits_for(small)[0] == "api (2/h: next in 3600 s)"
+    assert store.beyond_limits() == {"large": 2, "small": 2}
+    [view] = store.limits()["large"]
+    assert (view.number, view.given, view.used, len(view.waits)) == (2, 4, 3, 2)
 
 
 def test_a_limit_that_was_removed_or_changed_holds_no_longer(store: Store) -> None:
@@ -462,3 +496,38 @@ def test_calls_that_a_session_an_executor_or_this_kernel_runs_keep_to_limits(tmp
         range(20)
     )
     assert len(journal.starts()) == 20, "a limit is no part of the key"
+
+
+def test_forecasts_keep_to_limits_and_a_rate_is_known_before_any_run(tmp_path: Path) -> None:
+    session = jn.connect(f"file:{tmp_path}/jugdata")
+    function = cell("def once_a_second(x):\n    return x", "once_a_second")
+    session.begin_cell("one")
+    limited = task(limit="api:60/min")(function).map(range(600))
+    report = session.end_cell(True)
+    plan = session.workers.plan(8)
+    assert plan.seconds is None
+    assert re.search("at least 9 min . s: not all functions have been timed, with 8 workers", plan.text())
+    session.run_here(limited[:1])
+    for workers in (8, 80):
+        assert session.workers.plan(workers).seconds == pytest.approx(9 * 60, abs=70)
+        assert session.workers.plan(workers, target=limited).seconds == pytest.approx(9 * 60, abs=70)
+    session.access.store.renew([system.me("worker")])
+    assert re.search(r"600 tasks will run, about (8|9|10) min.* on 1 worker", session.queries.forecast(report))
+    assert re.search("about (8|9|10) min.* left", repr(session.status()))
+    [limit] = plain(session.status().snapshot)["functions"][0]["limits"]
+    assert limit == {"name": "api", "number": 60, "period": 60, "used": 1}
+
+
+def test_another_number_for_a_limit_is_named_with_the_one_that_holds(tmp_path: Path) -> None:
+    session = jn.connect(f"file:{tmp_path}/jugdata")
+    lines = {}
+    for name, limit in (("four", "db:4"), ("two", "db:2"), ("eight", "db:8"), ("other", "disk:1")):
+        session.begin_cell(name)
+        task(limit=limit)(cell(f"def {name}(x):\n    return x", name)).map(range(3))
+        lines[name] = session.queries.other_numbers(session.end_cell(True))
+    assert lines == {
+        "four": [],
+        "two": ["limit db:2 of two holds for tasks of four, too, which have db:4"],
+        "eight": ["limit db:8 of eight has no effect while tasks of two are open: db:2 holds"],
+        "other": [],
+    }
