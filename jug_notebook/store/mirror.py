@@ -165,7 +165,7 @@ class Mirror:
         self._read_at: float | None = None
         self.packs: set[Address] = set()  #: those that segments name, as far as these were read
         self.damaged = False  #: was anything left out?
-        self._declared = -1  # the generation whose wrong values were dealt with
+        self.declared = -1  #: the generation whose wrong values were invalidated
         self._loaded: dict[Address, int] = {}
         self._places: dict[Key, dict[bytes, Place]] = {}
         self._lock = threading.RLock()
@@ -201,12 +201,12 @@ class Mirror:
         with self._lock:
             now = self._clock.monotonic()
             if self._read_at is None or now - self._read_at > FRESH:
-                self._read_at = now
                 try:
                     self.read_index()
                     self.problem = ""
                 except StoreError as error:
                     self._complain(f"{error}; going on without it")
+                self._read_at = now
             return not self.problem
 
     def read_index(self) -> None:
@@ -232,10 +232,10 @@ class Mirror:
             )
         if not set(self._loaded) <= {named.name for named in segments}:  # merged into others
             self._loaded, self._places, self.packs = {}, {}, set()
-        self.store_id, self.generation = head.store, generation
-        self.index = Index(tuple(segments), wrong, counted, index.unused)
+        index = Index(tuple(segments), wrong, counted, index.unused)
         if generation > before or not pinned:
             keyring.pin(self.pin, head.store, {"index": generation})
+        self.store_id, self.generation, self.index = head.store, generation, index
 
     def _checked(self, raw: bytes) -> Head:
         """Return the stored index. Raises StoreError where it can't be believed."""
@@ -331,9 +331,9 @@ class Mirror:
         ]
         parts = [Part(f"segments/{named.name}", 0, named.size) for _, named in missing]
         for (order, named), data in zip(missing, self.bucket.get(parts), strict=True):
-            self._loaded[named.name] = order
             if data is None or named_by_content(data) != named.name:
                 self._skip(f"segments/{named.name[:8]}")
+                self._loaded[named.name] = order
                 continue
             segment = _segment(data)
             self.packs.update(segment.packs)
@@ -341,6 +341,7 @@ class Mirror:
                 known = self._places.setdefault(row.key, {})
                 if row.inputs not in known or known[row.inputs].order < order:
                     known[row.inputs] = Place(order, segment.packs[row.pack], row)
+            self._loaded[named.name] = order  # now that all of it is there, whatever interrupts this
         return self._places
 
     def find(self, keys: Sequence[Key]) -> list[tuple[Key, Finished]]:
@@ -380,13 +381,6 @@ class Mirror:
     def has(self, address: Address) -> bool:
         """Return whether there is a blob of that name. Raises Unreachable."""
         return self.bucket.get([Part(blob_name(address), 0, 1)])[0] is not None
-
-    def wrong_now(self) -> list[tuple[Key, bytes, bytes]]:
-        """Return what was declared wrong since this was last asked."""
-        if not self.look() or self._declared == self.generation:
-            return []
-        self._declared = self.generation
-        return sorted(self.index.wrong)
 
 
 def _spans(places: Sequence[Place]) -> list[tuple[Part, list[Place]]]:
@@ -482,7 +476,7 @@ def attach(store: Store, url: str, clock: Clock = CLOCK) -> Mirror:
 def detach(store: Store) -> None:
     """Let a store have no mirror."""
     if store.also is not None:
-        store.get_blob = store.get_blob.inner  # type: ignore[method-assign, attr-defined]
+        store.get_blob = getattr(store.get_blob, "inner", store.get_blob)  # type: ignore[method-assign]
         store.also = None
 
 
@@ -533,12 +527,14 @@ class Bringing:
 
     def _forget_wrong(self) -> None:
         """Invalidate values that others, who have the key, have declared wrong; not what was computed again here."""
-        wrong = self._mirror.wrong_now()
-        keys = list(dict.fromkeys(key for key, _, _ in wrong))
+        mirror = self._mirror
+        if not mirror.look() or mirror.declared == mirror.generation:
+            return
+        declared, generation = mirror.index.wrong, mirror.generation
+        keys = sorted({key for key, _, _ in declared})
         states = self._store.states(keys)
         known = [key for key, state in zip(keys, states, strict=True) if state is State.FINISHED]
         rows = zip(known, self._store.outcomes(known), self._store.invalidations(known), strict=True)
-        declared = set(wrong)
         doubted = [
             key
             for key, held, invalidation in rows
@@ -547,10 +543,11 @@ class Bringing:
         if doubted:
             self._store.invalidate(doubted, Why.DIRECT, self._user)
             print(
-                f"jug_notebook: {len(doubted):,} results here were declared wrong where {self._mirror.display_url} "
+                f"jug_notebook: {len(doubted):,} results here were declared wrong where {mirror.display_url} "
                 "comes from, so they are invalidated here, too",
                 file=sys.stderr,
             )
+        mirror.declared = generation
 
 
 def _round(finished: Finished, lease: Lease | None, invalidation: Invalidation | None) -> int | None:

@@ -275,13 +275,15 @@ class LazyResults:
     """The results of ``f.map(items, ahead=1000)``, in the order of the items, of which it reads so many ahead.
 
     Iterate over it, or call ``next``: each waits for one result. What a task raised is raised (TaskFailed);
-    the next ``next`` goes on after it. ``close()`` cancels what was made ahead and hasn't started.
+    the next ``next`` goes on after it. So it does after an interrupt; if that, or an error, came while items were read,
+    BadTask is raised in place of those. ``close()`` cancels what was made ahead and hasn't started.
     """
 
     def __init__(self, make: Callable[[int], TaskList], ahead: int) -> None:
         self._make = make
         self._ahead = ahead
         self._more = True
+        self._broken = False  #: were items read of which no tasks were made?
         self._waiting: deque[Handle] = deque()
         self._ready: deque[Any] = deque()  #: values, or problems, of those before
 
@@ -291,21 +293,29 @@ class LazyResults:
     def __next__(self) -> Any:
         if not self._ready:
             self._fill()
+            if not self._waiting and self._broken:
+                raise BadTask(
+                    "the map broke off while it read items ahead, so its next results are unknown: call it again "
+                    "(what was computed is stored)"
+                )
             if not self._waiting:
                 raise StopIteration
             self._collect()
-        value = self._ready.popleft()
-        if isinstance(value, Problem):
-            raise value.error
-        return value
+        value = self._ready[0]
+        try:
+            if isinstance(value, Problem):
+                raise value.error
+            return value
+        finally:
+            del self._ready[0]  # at the very end: what an interrupt keeps from being returned comes next time
 
     def _fill(self) -> None:
         """Make tasks until enough are ahead: few at first, so that workers can begin."""
         size = FIRST_AHEAD if not self._waiting else max(1, self._ahead // 4)
-        while self._more and len(self._waiting) + size <= max(self._ahead, size):
+        while self._more and not self._broken and len(self._waiting) + size <= max(self._ahead, size):
+            self._broken = True
             made = self._make(min(size, self._ahead))
-            self._more = len(made) > 0
-            self._waiting.extend(made)
+            self._more, self._waiting, self._broken = len(made) > 0, self._waiting + deque(made), False
             for task in made[:1]:
                 task.task._session.results.states(())  # all are submitted now
             size = max(1, self._ahead // 4)
@@ -322,15 +332,18 @@ class LazyResults:
                 break
             ended += 1
         values = results.collect([handle.key for handle in some[:ended]], wait=True, strict=False)
-        for handle, value in zip(some[:ended], values, strict=True):
-            self._ready.append(value if isinstance(value, Problem) else handle.take(value))
-            self._waiting.popleft()
+        ready = [
+            value if isinstance(value, Problem) else handle.take(value)
+            for handle, value in zip(some[:ended], values, strict=True)
+        ]
+        self._ready, self._waiting = deque(ready), deque(islice(self._waiting, ended, None))  # or neither
 
     def close(self) -> int:
         """Read no more items, and cancel what was made ahead and hasn't started. Return how many were cancelled."""
-        self._more = False
-        left, self._waiting = TaskList(self._waiting), deque()
-        return left.cancel()
+        self._more = self._broken = False
+        cancelled = TaskList(self._waiting).cancel()
+        self._waiting = deque()
+        return cancelled
 
     def __repr__(self) -> str:
         return f"<results of a map, {len(self._waiting)} tasks ahead>"

@@ -156,8 +156,9 @@ class Attempt:
 
     def _write(self, act: Callable[[], None]) -> None:
         self.used = True
-        self._writing = threading.Thread(target=self._carry_out, args=(act,), name="jug-checkpoint", daemon=True)
-        self._writing.start()
+        writing = threading.Thread(target=self._carry_out, args=(act,), name="jug-checkpoint", daemon=True)
+        writing.start()
+        self._writing = writing  # now that it can be waited for
 
     def _carry_out(self, act: Callable[[], None]) -> None:
         try:
@@ -185,8 +186,9 @@ class Collector:
     def append(self, value: Any) -> None:
         self.values.append(value)
         if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="jug-stream", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._run, name="jug-stream", daemon=True)
+            thread.start()
+            self._thread = thread  # now that it can be waited for
 
     def _run(self) -> None:
         while not self._over.wait(PACE):

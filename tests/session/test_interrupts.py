@@ -6,7 +6,7 @@ import itertools
 import linecache
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 import jug_notebook as jn
+from jug_notebook.session import _use as use
 from tests.crews import working
 from tests.workbench import PATIENCE, cell, wait_until
 
@@ -66,6 +67,79 @@ def invalidate(session: jn.Session, tasks: Any) -> None:
     session.invalidate(tasks[:3])
 
 
+def patiently(verb: Callable[[], Any]) -> Any:
+    """Return what a verb returns when it is called again after an interrupt, as a user does."""
+    with suppress(KeyboardInterrupt):
+        return verb()
+    return verb()
+
+
+def stream(session: jn.Session, tasks: Any) -> None:
+    walk = jn.task(cell("def walk(n):\n    yield from range(n)", "walk"))
+    with working(session):
+        assert patiently(lambda: list(walk(3).stream())) == [0, 1, 2]
+
+
+def lazy_map(session: jn.Session, tasks: Any) -> None:
+    """What was computed is given once, in order."""
+    found: list[int] = []
+    while len(found) < 10:
+        results = patiently(lambda: square.map(itertools.count(len(found)), ahead=4))
+        with working(session), suppress(jn.BadTask):  # it says so if it was interrupted while it read items
+            while len(found) < 10:
+                found.append(patiently(results.__next__))
+        patiently(results.close)
+    assert found == [x * x for x in range(10)]
+
+
+def checkpoint(session: jn.Session, tasks: Any) -> None:
+    """A task that is run here goes on from what it saved."""
+    source = """def train(n):
+    import jug_notebook as jn
+    with jn.checkpoint() as c:
+        for at in range(c.load(0), n):
+            c.save(at + 1)
+        return c.load()"""
+    task = jn.task(cell(source, "train"))(3)
+    patiently(lambda: session.execute(here=True))
+    assert task.result(timeout=PATIENCE) == 3
+    session.cleanup(older_than=0.0)
+    assert not session.access.store.scratch.records()
+
+
+def mirror(session: jn.Session, tasks: Any) -> None:
+    """What is in a mirror is copied there in the end, and taken from there, not computed again."""
+    bucket = f"file://{session.folder}/{session.identity}"
+    patiently(lambda: jn.copy(session, bucket))
+    with closing(jn.Session("memory:", notebook=session.folder / "mirrored.ipynb", also=bucket)) as other:
+
+        def taken() -> Any:
+            other.submissions.begin_cell("cell")
+            try:
+                made = square.map(range(COUNT))
+            finally:
+                other.end_cell()
+            return [task.state for task in made]
+
+        use(other)
+        try:
+            assert patiently(taken) == [jn.State.FINISHED] * COUNT
+        finally:
+            use(session)
+
+
+def reports(session: jn.Session, tasks: Any) -> None:
+    assert len(patiently(session.timeline).timeline.spans) >= COUNT
+    assert len(patiently(session.profile).views) == 1
+    assert (
+        repr(patiently(lambda: session.verify(tasks, 0.1))) == f"2 of {COUNT} values computed again: all came out equal"
+    )
+    assert list(patiently(lambda: session.calls.history_frame(square, values=True)).result) == [
+        x * x for x in range(COUNT)
+    ]
+    assert list(patiently(tasks.to_frame).result) == [x * x for x in range(COUNT)]
+
+
 VERBS: dict[str, Callable[[jn.Session, Any], Any]] = {
     "submit": submit,
     "value": lambda session, tasks: jn.value(tasks),
@@ -74,6 +148,11 @@ VERBS: dict[str, Callable[[jn.Session, Any], Any]] = {
     "invalidate": invalidate,
     "run_here": lambda session, tasks: session.execute(here=True),
     "cleanup": lambda session, tasks: session.cleanup(),
+    "stream": stream,
+    "lazy_map": lazy_map,
+    "checkpoint": checkpoint,
+    "mirror": mirror,
+    "reports": reports,
 }
 
 
@@ -92,12 +171,9 @@ def one_try(url: str, folder: Path, verb: Callable[[jn.Session, Any], Any], at: 
         with closing(jn.Session(url, notebook=folder / "other.ipynb")) as other, working(other):
             store = other.access.store
             wait_until(store, store.idle)
-        what = f"line {at} of {verb}"
-        with interrupted(at) as lines:
-            try:
-                verb(session, tasks)
-            except KeyboardInterrupt:
-                what += ", interrupted"
+        what = f"line {at}"
+        with interrupted(at) as lines, suppress(KeyboardInterrupt):
+            verb(session, tasks)
         more = submit(session, tasks)
         with closing(jn.Session(url, notebook=folder / "third.ipynb")) as fresh:
             everything = [*tasks, *more]

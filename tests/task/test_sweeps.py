@@ -467,3 +467,20 @@ def test_a_map_without_end_reads_only_so_many_items_ahead(session):
         next(ahead)
     with pytest.raises(jn.BadTask, match="ahead=-1"):
         f.map([1], ahead=-1)
+
+
+def test_a_map_whose_items_break_off_gives_what_was_read_before_and_never_ends_as_if_that_were_all(session):
+    def items():
+        yield from range(20)
+        raise OSError("gone")
+
+    f = task("def f(x): return x")
+    results, found = f.map(items(), ahead=40), []
+    with working(session):
+        with pytest.raises(OSError, match="gone"):
+            next(results)
+        with pytest.raises(jn.BadTask, match="broke off while it read items ahead"):
+            found.extend(iter(results.__next__, None))
+    assert found == list(range(16)), "the first ones, which were read at once"
+    with pytest.raises(jn.BadTask, match="broke off"):
+        next(results)
