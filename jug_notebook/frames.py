@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import linecache
 import os
 import re
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import CodeType, FrameType, TracebackType
 
 _HERE = os.path.dirname(os.path.abspath(__file__))
@@ -27,9 +28,7 @@ def warn(text: str, category: type[Warning], code: CodeType | None = None) -> No
 
     A cell has the name that its notebook shows: "Cell In[3]".
     """
-    frame = sys._getframe(1)
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(OURS):
-        frame = frame.f_back
+    frame = caller()
     filename, line, space = frame.f_code.co_filename, frame.f_lineno, frame.f_globals
     if code is not None and _runs_for_ipython(frame):
         filename, line = code.co_filename, code.co_firstlineno
@@ -40,10 +39,37 @@ def warn(text: str, category: type[Warning], code: CodeType | None = None) -> No
     warnings.warn_explicit(text, category, name, line, module, registry)
 
 
+def caller() -> FrameType:
+    """Return the innermost frame that isn't ours, which led here."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(OURS):
+        frame = frame.f_back
+    return frame
+
+
+def place(label_of: Callable[[str], str | None] | None = None) -> str:
+    """Return the line that led here: "Cell In[3], line 4", if ``label_of`` maps the file names of cells to labels."""
+    frame = caller()
+    name = frame.f_code.co_filename
+    return f"{(label_of and label_of(name)) or os.path.basename(name)}, line {frame.f_lineno}"
+
+
+def is_ours(error: BaseException) -> bool:
+    """Return whether a traceback contains a frame of ours."""
+    return any(step.tb_frame.f_code.co_filename.startswith(OURS) for step in _steps(error.__traceback__))
+
+
+def line_below(error: BaseException) -> tuple[str, int] | None:
+    """Return the file name and the line of the user's last frame; None where no code stands above that line."""
+    users = [step for step in _steps(error.__traceback__) if _is_users_frame(step)]
+    return (users[-1].tb_frame.f_code.co_filename, users[-1].tb_lineno) if users and _is_below(users[-1]) else None
+
+
 def hide_ours(error: BaseException) -> int:
     """Take our frames, and those of what we called, out of the tracebacks of an error and of its causes, in place.
 
-    Return how many frames of the user are left in that of the error; 0 where the only one is the line of a magic.
+    Return how many frames of the user are left in that of the error; 0 where the only one is the line of a magic that
+    begins its cell.
     """
     count, *_ = [_prune(one) for one in list(_causes(error))]
     return count
@@ -70,6 +96,12 @@ def _steps(traceback: TracebackType | None) -> Iterator[TracebackType]:
 
 def _is_users_frame(step: TracebackType) -> bool:
     return is_users(step.tb_frame.f_code.co_filename)
+
+
+def _is_below(step: TracebackType) -> bool:
+    """Return whether there is code above its line: a cell of one magic needs no line to find it."""
+    above = linecache.getlines(step.tb_frame.f_code.co_filename)[: step.tb_lineno - 1]
+    return any(line.strip() and not line.lstrip().startswith("#") for line in above)
 
 
 def _is_ipythons(step: TracebackType) -> bool:
@@ -99,5 +131,5 @@ def _prune(error: BaseException) -> int:
             step.tb_next = following
         following = step
     error.__traceback__ = following
-    users = sum(map(_is_users_frame, kept))
-    return 0 if by_magic and users == 1 else users
+    users = [step for step in kept if _is_users_frame(step)]
+    return 0 if by_magic and len(users) == 1 and not _is_below(users[0]) else len(users)

@@ -91,13 +91,22 @@ class Extension:
     def show_error(self, exc_tuple: Any = None, *args: Any, **options: Any) -> None:
         """Show an error as IPython does, without frames of ours: `JugError` hides them itself."""
         error = exc_tuple[1] if exc_tuple else sys.exc_info()[1]
-        if isinstance(error, UsageError) and (wrong := _UNKNOWN.fullmatch(str(error))):
-            error.args = (f"{str(error).rstrip('.')}{near(wrong[1], signs(*self._all_magics))}",)
+        if isinstance(error, UsageError):
+            self._complete(error)
         if isinstance(error, BaseException) and not hasattr(error, "_render_traceback_"):
             frames.hide_ours(error)
             if exc_tuple:
                 exc_tuple = (type(error), error, error.__traceback__)
         self._show_errors(exc_tuple, *args, **options)
+
+    def _complete(self, error: UsageError) -> None:
+        """Name what was meant by a magic that isn't there, and the line of one of ours that doesn't begin its cell."""
+        wrong = _UNKNOWN.fullmatch(str(error))
+        if wrong:
+            error.args = (f"{str(error).rstrip('.')}{near(wrong[1], signs(*self._all_magics))}",)
+        if (wrong or frames.is_ours(error)) and (line := frames.line_below(error)) is not None:
+            place = f"{self.magics.cell_of(line[0]) or line[0]}, line {line[1]}: "
+            error.args = (place + str(error).removeprefix(place),)
 
     def before(self, info: Any) -> None:
         """A cell starts to run. One that another cell runs is a part of that."""

@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from jug_notebook import codec, system
+from jug_notebook import codec, frames, system
 from jug_notebook.errors import BadTask, ChangedInCell, JugError, StoreError, Unhashable
 from jug_notebook.keys.code import Code
 from jug_notebook.model import (
@@ -97,15 +97,13 @@ class SubmissionQueue:
         self._submitted = CellReport()
         self._began = 0.0  #: when the cell did, in seconds since the epoch
         self._versions: dict[TaskFunction, FunctionVersion] = {}
+        self._first_calls = weakref.WeakKeyDictionary[TaskFunction, str]()  #: where a cell first called them
         self._codes: dict[TaskFunction, Code] = {}
         self._last: weakref.WeakKeyDictionary[TaskFunction, FunctionVersion] = weakref.WeakKeyDictionary()
         self._known: dict[str, Code] = {}
-        #: what this process requested, by the function's name and code
-        self._requested: defaultdict[tuple[str, str], set[Key]] = defaultdict(set)
+        self._requested = defaultdict[tuple[str, str], set[Key]](set)  #: here, by the function's name and code
         #: blobs of functions, and when they were stored
-        self._bundles: weakref.WeakKeyDictionary[FunctionVersion, tuple[set[Address], float]] = (
-            weakref.WeakKeyDictionary()
-        )
+        self._bundles = weakref.WeakKeyDictionary[FunctionVersion, tuple[set[Address], float]]()
         self._outdated_codes: dict[str, str] | None = None  #: of versions: what has changed since; None: not known
         self._outdated = 0  #: tasks of previous versions that were cancelled in this cell
         #: names for people of code that isn't in a real file, which tracebacks show: "Cell In[3]"
@@ -124,6 +122,7 @@ class SubmissionQueue:
     def _pin(self, function: TaskFunction) -> FunctionVersion:
         code = self._code(function)
         version = self._versions[function] = self.version_now(function, code)
+        self._first_calls[function] = frames.place(self.label_of)
         self._outdated += self._cancel_outdated(function, code)
         return version
 
@@ -394,7 +393,7 @@ class SubmissionQueue:
             finally:
                 self._unpin()
             if changed:
-                raise ChangedInCell(_changed_text(changed))
+                raise ChangedInCell(_changed_text(changed, self._first_calls))
             return len(gone)
 
     def _of_versions(self, versions: Collection[FunctionVersion]) -> set[Key]:
@@ -555,9 +554,10 @@ def _redefines(before: Mapping[str, str], now: Mapping[str, str]) -> bool:
     return not changed or any(not name.startswith(("global ", "environment ")) for name in changed)
 
 
-def _changed_text(changed: Mapping[FunctionVersion, list[str]]) -> str:
+def _changed_text(changed: Mapping[FunctionVersion, list[str]], places: Mapping[Any, str]) -> str:
     what = "; ".join(
-        f"{' and '.join(parts)} changed after {version.name} was first called" for version, parts in changed.items()
+        f"{' and '.join(parts)} changed after {version.name} was first called ({places.get(version.function, '?')})"
+        for version, parts in changed.items()
     )
     return (
         f"{what}, so its tasks would mean two things. They were cancelled: split the cell there, or pass what changes "

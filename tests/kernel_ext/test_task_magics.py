@@ -156,7 +156,7 @@ def test_an_interrupt_gives_a_task_that_runs_here_back(kernel: Kernel) -> None:
     reply = kernel.run("pressed = press()\n%jug_execute --here")
     assert reply.error == "WaitInterrupted"
     assert "the one that was running was requeued" in reply.message
-    assert len(reply.traceback.splitlines()) == 1
+    assert "%jug_execute" in reply.traceback or "'jug_execute'" in reply.traceback, "its line"
     assert kernel.run("pressed.state").result == "<State.READY: 'ready'>"
     kernel.run("%jug_cancel pressed")
 
