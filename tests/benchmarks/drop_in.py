@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import importlib
+import os
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import AbstractContextManager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from harness import Row, url
+from memory import resident
 from peer_tasks import dask_client, double, nap
 
 WORKERS = 2
@@ -132,6 +136,66 @@ def _framed(folder: Path, scale: float, make: Callable[[Any, Any], Any]) -> floa
     return time.perf_counter() - start
 
 
+def _lazy(folder: Path) -> Any:
+    """Return the results of a map of 10^7 items, which come as its workers make them."""
+    import jug_notebook as jn
+
+    @jn.task
+    def successor(x: int) -> int:
+        return x + 1
+
+    jn.connect(url(folder))
+    crew = jn.execute(WORKERS)
+    successor(-1).result()
+    return crew, successor.map(range(10_000_000), ahead=1000)
+
+
+def first_result(folder: Path, scale: float) -> float:
+    crew, results = _lazy(folder)
+    start = time.perf_counter()
+    next(results)
+    spent = time.perf_counter() - start
+    crew.stop(now=True)
+    return spent
+
+
+def lazy_memory(folder: Path, scale: float) -> float:
+    crew, results = _lazy(folder)
+    before = resident(os.getpid())
+    for _ in islice(results, int(100_000 * scale)):
+        pass
+    more = resident(os.getpid()) - before
+    crew.stop(now=True)
+    return more
+
+
+def plot_follows(folder: Path, scale: float) -> float:
+    """A kernel shows a sweep that is half done: from the end of one more task to the picture that has it."""
+    sys.path.append(str(Path(__file__).parents[2]))
+    from tests.kernels import Kernel
+
+    kernel = Kernel(folder, JPY_SESSION_NAME=str(folder / "n.ipynb"))
+    try:
+        kernel.run(f"%load_ext jug_notebook\nimport os, time\nimport jug_notebook as jn\njn.connect({url(folder)!r})")
+        kernel.run(
+            "@jn.task\ndef held(a):\n    while a >= 50 and not os.path.exists(f'gate{a}'): time.sleep(0.005)\n"
+            "    return time.time()\n"
+        )
+        kernel.run(f"ts = held.map(range(100))\ncrew = jn.execute({WORKERS})\nts[:50].wait()")
+        kernel.run("ts.plot(x='a')")
+        spent = []
+        for number in range(50, 60):
+            (folder / f"gate{number}").touch()
+            start = time.perf_counter()
+            while f"{number + 1} of 100 finished" not in kernel.update()["data"]["text/plain"]:
+                pass
+            spent.append(time.perf_counter() - start)
+        kernel.run("%jug_stop --now")
+        return max(spent)
+    finally:
+        kernel.close()
+
+
 def _peers(row: str) -> tuple[tuple[str, str], ...]:
     return (
         ("ProcessPoolExecutor", f"{row}_processes"),
@@ -149,4 +213,7 @@ ROWS = (
     ),
     Row("a sweep of 100 000 tasks as a frame", "s", "less", "frame", (), "≤ 0.5 s"),
     Row("100 000 stored calls of a function as a frame", "s", "less", "history", (), "≤ 1 s"),
+    Row("a plot of a half-done sweep follows, the slowest of 10 times", "s", "less", "plot_follows", (), "≤ 1 s"),
+    Row("a map of 10^7 items: the first result", "s", "less", "first_result", (), "≤ 0.1 s"),
+    Row("a map of 10^7 items: memory more after 100 000 results", "MB", "less", "lazy_memory", (), "≤ 50 MB"),
 )
