@@ -79,7 +79,7 @@ class StoredCalls:
             ]
             columns = [call.call for call in calls]
             ours: dict[str, Any] = {
-                "state": ["invalidated" if call.state is None else call.state.value for call in calls],
+                "state": [_state_text(call) for call in calls],
                 "started": sweeps.moments([call.verdict.started if call.verdict else None for call in calls]),
                 "seconds": [call.verdict.duration if call.verdict else None for call in calls],
                 "edition": [editions[call.code] for call in calls],
@@ -194,6 +194,13 @@ class StoredCalls:
                         with suppress(Exception):  # as above: it stays what loads it, and then raises
                             values[key] = codec.load_value(payload, self._store.get_blob)
         return values
+
+
+def _state_text(call: StoredCall) -> str:
+    if call.state is None:
+        return "invalidated"
+    failed = call.state is State.CANCELLED and call.verdict is not None  # and nobody requests it any more
+    return (State.FAILED if failed else call.state).value
 
 
 def _literal(text: str) -> Any:

@@ -494,8 +494,10 @@ class Results:
         [state] = self._store.states([key])
         call = self._call(key)
         if state is None or state is State.CANCELLED:
-            why = "is cancelled, so it" if state is not None else f"isn't in {self._store.display_url} any more: it"
-            return TaskCancelled(f"{call} {why} will not run; re-run the cell that calls its function")
+            why, confirm = "is cancelled, so it", ""
+            if state is None:
+                why, confirm = f"isn't in {self._store.display_url}: it", ", and jn.confirm() where that asks"
+            return TaskCancelled(f"{call} {why} will not run; re-run the cell that calls its function{confirm}")
         if state is State.FAILED:
             return self._failed(key, "") or NotReady(f"{call} is being tried again")
         if state is State.BLOCKED:

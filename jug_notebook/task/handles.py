@@ -336,7 +336,8 @@ class Task(Handle):
         parts = [f"Task {self._short()}"]
         try:
             view = self._session.results.views([self._key])[0]
-            parts += [view.state.value if view.source else render.state_label(view), self._key[:SHORT]]
+            state = view.state.value if view.source else render.state_label(view)
+            parts += [state if view.name else "not in the store", self._key[:SHORT]]
             if view.source:
                 parts.append(f"reused from {view.source[:SHORT]}")
             parts += [text for text in (view.summary, view.error) if text]

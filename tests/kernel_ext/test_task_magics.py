@@ -279,7 +279,10 @@ def test_a_cell_that_asks_runs_once_it_is_confirmed(tmp_path: Path) -> None:
         assert "total would run: not timed yet" in asked
         assert "2 stored" in asked
         assert "jn.confirm('total')" in asked
-        assert kernel.run("total.state.value").result == "'cancelled'"  # not in the store
+        assert "· not in the store ·" in kernel.run("total").result
+        early = kernel.run("whole.result()")
+        assert early.error == "TaskCancelled"
+        assert "re-run the cell that calls its function, and jn.confirm() where that asks" in early.message
         refused = kernel.run("jn.confirm('totl')")
         assert (refused.error, "no cell task 'totl' waits" in refused.message) == ("NoSuchTask", True)
         assert kernel.run("jn.confirm()").result == "1"

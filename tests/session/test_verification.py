@@ -454,7 +454,7 @@ def test_a_task_that_cant_run_for_its_damaged_record_is_forgotten_and_made_anew_
         [line, _] = lines(quietly(run.url, repair=True))
         assert "is damaged: forgotten; it can't run until its cell is run again" in line
         assert quietly(run.url).good
-        with pytest.raises(jn.TaskCancelled, match=r"isn't in unix\S* any more: .* re-run the cell"):
+        with pytest.raises(jn.TaskCancelled, match=r"isn't in unix\S*: .* re-run the cell"):
             task.result()
         again = run.fit(7)
         run.session.end_cell()

@@ -360,6 +360,9 @@ def test_what_was_invalidated_is_in_the_history_too(session):
             session.invalidate(f(2))
             f(2).result(timeout=20)
     session.invalidate(f(1))
+    failed = f(3)
+    failed.cancel()
+    assert failed.state is jn.State.CANCELLED  # it has failed none the less
     frame = f.history_frame(values=True)
     assert list(zip(frame["a"], frame["state"], strict=True)) == [
         (1, "invalidated"), (1, "ready"), (2, "invalidated"), (2, "invalidated"), (2, "finished"), (3, "failed"),
