@@ -21,15 +21,17 @@ from blake3 import blake3
 
 from jug_notebook import codec, system
 from jug_notebook.codec.pickling import Put
-from jug_notebook.errors import BadNumber, JugError, KeyAdvice, Unhashable
+from jug_notebook.errors import BadNumber, BadTask, JugError, KeyAdvice, Unhashable
 from jug_notebook.futures.dispatch import Dispatcher, Future, Prepared, interpreter_ends
 from jug_notebook.keys import digest
 from jug_notebook.keys.advice import warn_once
+from jug_notebook.model import Limit, parse_limits
 from jug_notebook.session import Session, current
 from jug_notebook.task import TaskFunction
 from jug_notebook.task.context import FunctionVersion, PendingTask, in_task
 from jug_notebook.task.function import Arguments, Around, pending_once
 from jug_notebook.task.handles import handle, unwrapped
+from jug_notebook.task.mapreduce import attempt_options
 from jug_notebook.worker.import_hooks import adapt
 
 T = TypeVar("T")
@@ -51,8 +53,9 @@ class Executor(futures.Executor):
     ``max_workers``: how many to have on each host (default: those that are running, else one per core).
     ``initializer(*initargs)`` is called before a function's first call in each worker, and is a part of the key.
     ``cache=False``: each call runs, and its result is not found again; so it is, after a warning, for what can't be
-    hashed. ``options`` are those of `jug_notebook.execute`: ``hosts``, ``on``, ``slurm``, ``memory_limit`` … Inside a
-    task, calls run there and then.
+    hashed. ``limit="db:4"``, ``limit="api:60/min"``: of all calls, as of `jug_notebook.task`, beside the limits that a
+    task function has itself. ``options`` are those of `jug_notebook.execute`: ``hosts``, ``on``, ``slurm``,
+    ``memory_limit`` … Inside a task, calls run there and then.
     """
 
     def __init__(
@@ -62,6 +65,7 @@ class Executor(futures.Executor):
         cache: bool = True,
         initializer: Callable[..., object] | None = None,
         initargs: tuple[Any, ...] = (),
+        limit: str | Iterable[str | Limit] = (),
         **options: Any,
     ) -> None:
         if max_workers is not None:
@@ -71,6 +75,7 @@ class Executor(futures.Executor):
         if initializer is not None and not callable(initializer):
             raise TypeError(f"initializer must be a callable, not {initializer!r:.60}")
         self._cache = cache
+        self._limit = parse_limits(limit, BadTask)
         self._initializer = initializer, initargs
         self._shut = False
         self._functions: dict[tuple[object, ...], TaskFunction] = {}
@@ -198,16 +203,20 @@ class Executor(futures.Executor):
         function and ``of``.
         """
         plain, args, kwargs = _called(fn, args, kwargs)
-        if isinstance(plain, TaskFunction):
+        if isinstance(plain, TaskFunction) and set(self._limit) <= set(plain.limit):
             return plain, args, kwargs
-        name = id(plain), *of
+        name = plain if isinstance(plain, TaskFunction) else id(plain), *of
         found = self._functions.get(name)
         if found is None:
             if len(self._functions) >= MOST_FUNCTIONS:
                 self._functions.clear()
-            found = TaskFunction(plain) if make is None else make(plain)
+            if isinstance(plain, TaskFunction):
+                found = TaskFunction(plain, **plain.options())
+            else:
+                found = TaskFunction(plain) if make is None else make(plain)
+            found.limit = parse_limits((*found.limit, *self._limit), BadTask)
             initializer, initargs = self._initializer
-            if initializer is not None:
+            if initializer is not None and not isinstance(plain, TaskFunction):
                 found = _InitializedFunction(found, initializer, initargs)
             self._functions[name] = found
         return found, args, kwargs
@@ -247,7 +256,8 @@ class Executor(futures.Executor):
             else:
                 return Prepared(numbering(call, session.submissions.runs), folder, once=False)
         if version is None:
-            blind = TaskFunction(function.__jug_function__, version="once", name=function.name)
+            options = attempt_options(function)
+            blind = TaskFunction(function.__jug_function__, version="once", name=function.name, **options)
             version = session.submissions.version_now(blind)
         return Prepared(pending_once(function, session, version, args, kwargs), folder, once=True)
 

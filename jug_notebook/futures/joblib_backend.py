@@ -38,7 +38,7 @@ DISPLAY = ("display", "print_changed_only")  #: scikit-learn's settings that con
 
 
 class JugBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
-    """Runs the calls of ``joblib.Parallel`` as tasks. Its parameters are options of `jug_notebook.execute`."""
+    """Runs the calls of ``joblib.Parallel`` as tasks. Its parameters are options of `jug_notebook.Executor`."""
 
     supports_retrieve_callback = True
     default_n_jobs = -1

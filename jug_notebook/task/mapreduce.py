@@ -80,7 +80,7 @@ def _tree(mapper: Any, reducer: Any, inputs: Iterable[Any], map_step: int, reduc
         return identity([])
     if in_task.on:
         return MapReduce(bring.run, None if first is None else first.run)(items)
-    down = Around(MapReduce(bring.__jug_function__), [bring], name=f"reduce.{_short(bring)}", **_attempt_options(bring))
+    down = Around(MapReduce(bring.__jug_function__), [bring], name=f"reduce.{_short(bring)}", **attempt_options(bring))
     if first is None:
         level = [down(list(part)) for part in batched(items, reduce_step)]
     else:
@@ -88,7 +88,7 @@ def _tree(mapper: Any, reducer: Any, inputs: Iterable[Any], map_step: int, reduc
             MapReduce(bring.__jug_function__, first.__jug_function__),
             [first, bring],
             name=f"mapreduce.{_short(first)}.{_short(bring)}",
-            **_attempt_options(first),
+            **attempt_options(first),
         )
         level = [both(list(part)) for part in batched(items, map_step)]
     while len(level) > 1:
@@ -108,7 +108,8 @@ def _short(function: TaskFunction) -> str:
     return function.name.rpartition(".")[2]
 
 
-def _attempt_options(function: TaskFunction) -> dict[str, Any]:
+def attempt_options(function: TaskFunction) -> dict[str, Any]:
+    """Return the options that say how its tasks are run, and concern no result."""
     return {name: getattr(function, name) for name in ("retries", "timeout", "priority", "resources", "limit")}
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
 import re
 import signal
 import time
+from collections.abc import Iterator
 from hashlib import sha1
 from pathlib import Path
 from typing import Any
@@ -496,6 +498,63 @@ def test_calls_that_a_session_an_executor_or_this_kernel_runs_keep_to_limits(tmp
         range(20)
     )
     assert len(journal.starts()) == 20, "a limit is no part of the key"
+
+
+@pytest.fixture(params=["file", "redis"])
+def session(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[jn.Session]:
+    url = f"file:{tmp_path}/jugdata" if request.param == "file" else request.getfixturevalue("redis_server").url()
+    opened = jn.connect(url, notebook=tmp_path / "study.ipynb")
+    yield opened
+    opened.stop(now=True)
+    opened.close()
+
+
+@pytest.mark.filterwarnings("ignore::jug_notebook.OnlyAPath")
+def test_all_calls_of_an_executor_and_of_joblib_keep_to_the_limits_that_these_have(
+    session: jn.Session, tmp_path: Path
+) -> None:
+    joblib, journal, numbers = pytest.importorskip("joblib"), Journal(tmp_path), itertools.count()
+
+    def calls(count: int = 10) -> list[int]:
+        return list(itertools.islice(numbers, count))
+
+    with jn.Executor(4, limit="db:2") as pool:
+        first, second = calls(), calls()
+        assert list(pool.map(journal.job, first, [journal.path] * 10, [0.05] * 10)) == first
+        own = task(limit="api:1000/min")(journal.job)
+        assert [made.result(60) for made in [pool.submit(own, x, journal.path, 0.05) for x in second]] == second
+        with pytest.raises(BadTask, match="limit 'db' has two numbers: db:3 and db:2"):
+            pool.submit(task(limit="db:3")(journal.job), 0, journal.path, 0.0).result(60)
+    with joblib.parallel_config("jug_notebook", n_jobs=4, limit="db:2"):
+        for batch_size in ("auto", 3):
+            given = calls()
+            run = joblib.delayed(journal.job)
+            assert joblib.Parallel(batch_size=batch_size)(run(x, journal.path, 0.05) for x in given) == given
+    with joblib.parallel_config("jug_notebook", n_jobs=4):
+        run, given = joblib.delayed(task(limit="db:2")(journal.job)), calls()
+        assert joblib.Parallel()(run(x, journal.path, 0.05) for x in given) == given
+    assert journal.most_at_once() == 2
+    assert len(journal.starts()) == next(numbers)
+    with pytest.raises(BadTask, match=re.escape(f"limit='db': {ADVICE}")), jn.Executor(4, limit="db"):
+        pass
+    with (
+        pytest.raises(BadTask, match=re.escape(f"limit='db': {ADVICE}")),
+        joblib.parallel_config("jug_notebook", n_jobs=4, limit="db"),
+    ):
+        joblib.Parallel()(run(x, journal.path, 0.05) for x in given)
+
+
+@pytest.mark.filterwarnings("ignore::jug_notebook.KeyAdvice", "ignore::jug_notebook.OnlyAPath")
+def test_calls_that_can_not_be_hashed_or_are_not_kept_have_limits_too(session: jn.Session, tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    with jn.Executor(4, limit="db:2", cache=False) as pool:
+        assert list(pool.map(journal.job, [7] * 8, [journal.path] * 8, [0.05] * 8)) == [7] * 8
+    unknown = cell("import threading\nheld = threading.local\n" + JOURNAL + "\nstate = iter([1])\n", "job")
+    unknown.__globals__["process"].__defaults__ = (iter([1]),)
+    with jn.Executor(4) as pool:
+        found = [pool.submit(task(limit="db:2")(unknown), 8, journal.path, 0.05) for _ in range(8)]
+        assert [one.result(60) for one in found] == [8] * 8
+    assert journal.most_at_once() == 2
 
 
 def test_forecasts_keep_to_limits_and_a_rate_is_known_before_any_run(tmp_path: Path) -> None:
