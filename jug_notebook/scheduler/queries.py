@@ -129,8 +129,32 @@ def rest(tasks: Iterable[TaskRecord], since: float) -> Rest:
         elif task.state == BLOCKED:
             blocked += 1
         else:
-            left += task.state != UNKNOWN and STATES[task.state] in OPEN_STATES
+            left += is_open(task)
     return Rest(f"{mark:032x}", done, tuple(failed), blocked, left, began if done or failed else 0.0, ended)
+
+
+def longest_chain(tasks: Iterable[TaskRecord], seconds: Mapping[str, float]) -> float:
+    """Return how long the longest chain of open tasks takes that ends with one of ``tasks``: each needs the one before.
+
+    ``seconds``: of a task, by function.
+    """
+    ends: dict[Key, float] = {}
+    for last in tasks:
+        stack = [last] if is_open(last) else []
+        while stack:
+            task = stack.pop()
+            needs = [need for need in task.needs if is_open(need)]
+            if task.key in ends:  # seen before, and then its needs were put above it
+                ends[task.key] = seconds.get(task.queue.name, 0.0) + max((ends[n.key] for n in needs), default=0.0)
+            else:
+                ends[task.key] = 0.0
+                stack += [task, *(need for need in needs if need.key not in ends)]
+    return max(ends.values(), default=0.0)
+
+
+def is_open(task: TaskRecord) -> bool:
+    """Return True if it is waiting, ready or running."""
+    return task.state != UNKNOWN and STATES[task.state] in OPEN_STATES
 
 
 def requested(tasks: Iterable[TaskRecord], origin: Origin) -> list[Key]:

@@ -20,6 +20,7 @@ from jug_notebook.model import (
     Failed,
     FailureKind,
     FailureView,
+    FunctionProfile,
     FunctionView,
     Graph,
     Key,
@@ -166,7 +167,8 @@ class Queries:
         done, now = view.counts.get(State.FINISHED, 0), time.monotonic()
         known, memory = self._memory.get(view.name, (0, view.memory))
         if (view.mean or 0.0) >= LONG and done > 1.1 * known and now >= self._next_memory:
-            memory = usual_memory(self._access, view.name)
+            found = usual(self._access, view.name)
+            memory = Spread() if found is None else found.memory
             self._memory[view.name] = done, memory
             self._next_memory = time.monotonic() + RARELY * (time.monotonic() - now)
         return msgspec.structs.replace(view, memory=memory)
@@ -433,11 +435,11 @@ class Queries:
         return sorted({name for info in known if (name := info.place or info.host).isprintable()})
 
 
-def usual_memory(access: StoreAccess, name: str) -> Spread:
-    """Return the bytes that a function's latest runs took at most; zeros where none was measured."""
-    ended = [key for key, _, verdict in access.store.calls(name) if verdict is not None and verdict.duration >= LONG]
+def usual(access: StoreAccess, name: str, least: float = LONG) -> FunctionProfile | None:
+    """Return what a function's latest runs took, of those that took ``least`` seconds; None where there is none."""
+    ended = [key for key, _, verdict in access.store.calls(name) if verdict is not None and verdict.duration >= least]
     outcomes = [outcome for outcome in access.signed.outcomes(ended[-SAMPLE:]) if outcome is not None]
-    return profile_of(name, outcomes).memory if outcomes else Spread()
+    return profile_of(name, outcomes) if outcomes else None
 
 
 def _function_view(name: str, views: Sequence[TaskView], limits: tuple[LimitView, ...]) -> FunctionView:

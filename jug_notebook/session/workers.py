@@ -26,7 +26,7 @@ from jug_notebook.model import (
 from jug_notebook.render import duration, plural
 from jug_notebook.render.format import size
 from jug_notebook.session.access import StoreAccess
-from jug_notebook.session.queries import usual_memory
+from jug_notebook.session.queries import usual
 from jug_notebook.session.results import Results
 from jug_notebook.session.targets import TargetResolver, graph_of
 from jug_notebook.store import PATIENCE
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from jug_notebook.launch import Crew
     from jug_notebook.launch.remote import Preflight
 
+OVERHEAD = 0.0003  #: seconds that a worker takes to claim a task and to settle it
 LOOK = 0.2  #: seconds between two looks at workers that end
 
 
@@ -211,7 +212,8 @@ class Workers:
 
         ``steady``: the same text in every run. Raises LaunchError.
         """
-        lines = [self._plan(workers, options).text(timed=not steady, who=not hosts and not slurm)]
+        here = not hosts and not slurm
+        lines = [self._plan(workers, options, here).text(timed=not steady, who=here)]
         options = msgspec.structs.replace(options, size=workers or 0)
         if slurm:
             asked = start.foretell(self._access.store, options, hosts, slurm, self._access.clock)
@@ -236,7 +238,7 @@ class Workers:
         """Return what `execute` would run with ``workers`` workers (default: one per core). Starts nothing."""
         return self._plan(workers, self.options(target, not_target, namespace))
 
-    def _plan(self, workers: int | None, options: WorkerOptions) -> Plan:
+    def _plan(self, workers: int | None, options: WorkerOptions, here: bool = True) -> Plan:
         from jug_notebook.launch import local
 
         access, wanted = self._access, options.target
@@ -247,8 +249,14 @@ class Workers:
         else:
             functions, _ = graph_of(wanted, access.scope, access.store, access.signed)
         had = local.there(access.store, msgspec.structs.replace(options, size=size))
-        peaks = {view.name: usual_memory(access, view.name).p95 for view in functions if view.open}
-        return Plan(functions, max(size, had), max(0, size - had), peaks, int(find_memory()[0]))
+        open_ones = [view for view in functions if view.open]
+        runs = [usual(access, view.name) or usual(access, view.name, 0.0) for view in open_ones]
+        known = [(view, run) for view, run in zip(open_ones, runs, strict=True) if run is not None]
+        least = access.store.longest_chain({view.name: view.mean or 0.0 for view in open_ones}, access.scope, wanted)
+        if here:
+            least = max(least, sum(view.open * run.cpu.mean for view, run in known) / system.cores())
+        peaks = {view.name: run.memory.p95 for view, run in known}
+        return Plan(functions, max(size, had), max(0, size - had), peaks, int(find_memory()[0]), least)
 
     def look(
         self,
@@ -372,7 +380,8 @@ class Plan(msgspec.Struct, frozen=True):
     """What would run: by function, with ``workers`` workers, of which ``started`` would be new.
 
     ``peaks``: bytes that a task of each function usually takes at most; 0 where that isn't known. ``available``: the
-    memory of this host.
+    memory of this host. ``floor``: seconds that no number of workers goes below: those of the longest chain of tasks
+    that need each other, and the processor time, by the cores of this host.
     """
 
     functions: tuple[FunctionView, ...]
@@ -380,6 +389,7 @@ class Plan(msgspec.Struct, frozen=True):
     started: int
     peaks: dict[str, float] = {}
     available: int = 0
+    floor: float = 0.0
 
     @property
     def to_run(self) -> int:
@@ -399,8 +409,12 @@ class Plan(msgspec.Struct, frozen=True):
     @property
     def least(self) -> float:
         """Estimated time that is known of: of functions that have been timed, and of rates that limit others."""
-        loads = [Load(view.open, view.mean or 0.0, limits=view.limits) for view in self.functions if view.open]
-        return seconds_to_run(loads, self.workers)
+        loads = [
+            Load(view.open, 0.0 if view.mean is None else view.mean + OVERHEAD, limits=view.limits)
+            for view in self.functions
+            if view.open
+        ]
+        return max(self.floor, seconds_to_run(loads, self.workers))
 
     @property
     def memory(self) -> float:

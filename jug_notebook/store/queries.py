@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
@@ -246,6 +246,11 @@ class Queries(Protocol):
             if target is None:
                 return queries.rest(tasks.values(), since)
             return queries.rest([tasks[key] for key in queries.keys_of_target(tasks.values(), target)], since)
+
+    def longest_chain(self, seconds: Mapping[str, float], scope: Scope, target: Target | None = None) -> float:
+        """Return how long the open tasks take at least, of which some need others; ``seconds`` of one, by function."""
+        with self._updated() as scheduler:
+            return queries.longest_chain(queries.listing(scheduler.tasks.values(), scope, target), seconds)
 
     def foreign(self, python: str) -> dict[str, int]:
         """Return the number of ready tasks made with another python than this, by that python."""

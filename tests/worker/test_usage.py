@@ -15,9 +15,11 @@ import msgspec
 import pytest
 
 import jug_notebook as jn
+from jug_notebook import system
 from jug_notebook.launch.local import environment
 from jug_notebook.model import Failed, Outcome, Run, Spread
 from jug_notebook.render.profile import profile_html, profile_of, profile_text
+from jug_notebook.session.workers import OVERHEAD
 from jug_notebook.worker.process import memory_of
 from jug_notebook.worker.usage import LONG, Meter, Usage
 from tests.worker.test_supervisor import Site, site  # noqa: F401
@@ -115,11 +117,14 @@ session = jn.connect("jugdata")
 session.execute(2)
 jn.wait(hold.map([200] * 4, range(4)))
 session.stop()
-hold.map([200] * 12, range(100, 112))
+held = hold.map([200] * 12, range(100, 112))
 plan = session.workers.plan(3)
 print(plan.seconds, plan.memory, plan.peaks["hold"], plan.functions[0].mean)
 print(plan)
 print(msgspec.structs.replace(plan, available=10**8))
+session.execute(3)
+jn.wait(held)
+print(session.profile()[0].memory.largest)
 """
 
 
@@ -130,11 +135,49 @@ def test_a_dry_run_foretells_time_and_memory_and_warns_where_the_host_has_less(t
     )
     assert ran.returncode == 0, ran.stderr
     seconds, memory, peak, mean = map(float, ran.stdout.split("\n", 1)[0].split())
-    assert seconds == pytest.approx(12 / 3 * mean)
+    assert seconds == pytest.approx(12 / 3 * (mean + OVERHEAD))
     assert 200 * MB < peak < 400 * MB
     assert memory == 3 * peak
     assert ", with 3 workers, up to " in ran.stdout
     assert "; this host has 100 MB: start fewer workers" in ran.stdout
+    assert 1 / 2 < memory / (3 * float(ran.stdout.split()[-1])) < 2
+
+
+def test_a_dry_run_foretells_no_less_than_the_longest_chain_takes_and_than_the_cores_need(tmp_path: Path) -> None:
+    @jn.task
+    def link(before: int, n: int) -> int:
+        time.sleep(0.01)
+        return before + n
+
+    @jn.task
+    def counted(n: int) -> int:
+        until = time.process_time() + 0.1
+        while time.process_time() < until:
+            n += 1
+        return 0
+
+    def chained(first: int) -> object:
+        last: object = first
+        for n in range(1, 7):
+            last = link(last, n)  # type: ignore[arg-type]
+        return last
+
+    session = jn.connect(tmp_path / "jugdata", notebook=tmp_path / "n.ipynb")
+    crew = jn.execute(1)
+    try:
+        jn.wait([chained(100), counted(0)])
+    finally:
+        crew.stop()
+    chained(200)
+    mean = {view.name.rpartition(".")[2]: view.mean for view in session.workers.plan(3).functions}
+    assert session.workers.plan(3).seconds == pytest.approx(6 * mean["link"])
+    counted.map(range(1, 101))
+    [cpu] = [one.cpu.mean for one in session.profile() if one.name.endswith("counted")]
+    assert cpu >= 0.1
+    assert session.workers.plan(1000).seconds == pytest.approx(100 * cpu / system.cores(), rel=0.2)
+    assert len(session.workers.plan(1000, target=chained(200)).functions) == 1
+    assert session.workers.plan(1000, target=chained(200)).seconds == pytest.approx(6 * mean["link"])
+    session.close()
 
 
 def test_each_attempt_is_a_run_in_the_profile_also_those_that_failed_were_killed_or_count_no_more(
