@@ -129,7 +129,7 @@ def _add_copy(parser: Parser) -> None:
 
 @register("copy", "copy all of a store into another, of any kind, or its results to a mirror", add=_add_copy)
 def _copy(arguments: Arguments) -> int:
-    from jug_notebook.session.mirroring import copy, is_mirror
+    from jug_notebook.session.mirroring import copy
     from jug_notebook.store import accept_new_store, keyring, mirror
 
     def progress(done: int, total: int) -> None:
@@ -137,11 +137,11 @@ def _copy(arguments: Arguments) -> int:
 
     ends = arguments.source, arguments.to
     for url in ends if arguments.accept_new_store else ():
-        if is_mirror(url):
+        if mirror.is_mirror(url):
             keyring.unpin(mirror.Mirror(url).pin)
         else:
             accept_new_store(url)
-    source = ends[0] if is_mirror(ends[0]) else existing(ends[0])
+    source = ends[0] if mirror.is_mirror(ends[0]) else existing(ends[0])
     print(copy(source, ends[1], progress if sys.stderr.isatty() else None))
     return 0
 

@@ -27,7 +27,6 @@ from jug_notebook.session.access import announce, open_access, resolve_url, runn
 from jug_notebook.session.calls import StoredCalls
 from jug_notebook.session.maintenance import Cleaned, Copied, clean
 from jug_notebook.session.mirroring import copy as copy_store
-from jug_notebook.session.mirroring import is_mirror
 from jug_notebook.session.queries import Queries
 from jug_notebook.session.rerun import Accepted, Accepting, Rerun
 from jug_notebook.session.results import Results
@@ -36,6 +35,7 @@ from jug_notebook.session.targets import TargetResolver
 from jug_notebook.session.workers import Workers
 from jug_notebook.store import absolute, masked
 from jug_notebook.store.keyring import Given
+from jug_notebook.store.mirror import is_mirror
 from jug_notebook.store.signed import template
 from jug_notebook.task import context
 from jug_notebook.task.binding import misfit

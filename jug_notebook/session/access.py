@@ -18,7 +18,7 @@ from jug_notebook.clock import Clock
 from jug_notebook.errors import StoreError
 from jug_notebook.model import Origin, Scope, Snapshot, WorkerInfo, names_a_run, run_name
 from jug_notebook.render.format import near
-from jug_notebook.store import Store, accept_new_store, exists, keyring, lacks_room, mirror, open_store, split
+from jug_notebook.store import Store, accept_new_store, exists, keyring, lacks_room, masked, mirror, open_store, split
 from jug_notebook.store.file.folders import join_shared, sharing_advice
 from jug_notebook.store.sealing import Seal
 from jug_notebook.store.signed import SignedReader, reading_seal, secret_of
@@ -137,6 +137,10 @@ def use_mirror(store: Store, also: str | None, folder: Path, accept_new: bool) -
     url = also if "://" in also else f"file://{(folder / Path(also).expanduser()).absolute()}"
     if store.also is not None and store.also.url == url and not accept_new:
         return
+    if not mirror.is_mirror(url):
+        raise StoreError(
+            f"{masked(also)} is a store, and no mirror; make one of it: jug-notebook copy STORE s3://BUCKET/PREFIX"
+        )
     found = mirror.attach(store, url)
     if accept_new:
         keyring.unpin(found.pin)

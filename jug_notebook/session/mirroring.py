@@ -18,7 +18,7 @@ from jug_notebook.errors import SignatureError, StoreError, ValueLost
 from jug_notebook.model import Address, Finished, Key, Spec, State, Submission, Verdict, Why
 from jug_notebook.session.maintenance import Copied, Progress
 from jug_notebook.session.maintenance import copy as copy_store
-from jug_notebook.store import Store, addresses_in, exists, is_known, keyring, open_store, split
+from jug_notebook.store import Store, addresses_in, exists, keyring, open_store, split
 from jug_notebook.store.bucket import blob_name, named_by_content
 from jug_notebook.store.mirror import (
     Bringing,
@@ -29,6 +29,7 @@ from jug_notebook.store.mirror import (
     Row,
     Signed,
     Value,
+    is_mirror,
     segments_of,
 )
 from jug_notebook.store.signed import SignedReader, SignedWriter, seal_of, template
@@ -305,16 +306,6 @@ class Pulling:
             self._there.add(name)
             self._count["blobs"] += 1
             self._count["size"] += data.nbytes
-
-
-def is_mirror(url: str) -> bool:
-    """Return whether a URL is one of fsspec's, and so a mirror's, not a store's."""
-    scheme, found, _ = url.partition("://")
-    if not found:
-        return False
-    if scheme in ("file", "memory"):
-        return scheme == "memory" or not exists(url)
-    return not is_known(scheme)
 
 
 def push(source: str, url: str, report: Progress | None = None, clock: Clock = CLOCK) -> Copied:

@@ -30,7 +30,18 @@ AHEAD = 64 << 20  #: bytes of blobs that are fetched together, at most
 ONE_AT_A_TIME = {"sftp", "ssh", "ftp", "smb"}
 WHOLE = {"s3", "s3a", "gs", "gcs", "abfs", "az", "memory"}  #: an object that is written there appears as a whole
 _TIMES = {"connect_timeout": 4, "read_timeout": 20, "retries": {"max_attempts": 1}}
-_LIBRARIES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "az": "adlfs"}
+_LIBRARIES = {
+    "s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "az": "adlfs", "http": "aiohttp",
+    "https": "aiohttp", "sftp": "paramiko", "ssh": "paramiko", "smb": "smbprotocol",
+}  # fmt: skip
+#: what libraries complain of, and the way out
+_WAYS_OUT = (
+    ("NoCredentialsError", "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or run: aws configure"),
+    ("bucket does not exist", "correct its name, or make it first"),
+    ("Protocol not known", "give s3://BUCKET/PREFIX, file:///FOLDER, or another URL of fsspec's"),
+    ("Invalid length for parameter", "name the bucket: s3://BUCKET/PREFIX"),
+    ("PermissionError", "the credentials that were found may not do that"),
+)
 
 
 class Part(NamedTuple):
@@ -275,4 +286,5 @@ class Blobs:
 def _reason(error: BaseException) -> str:
     """Return why a library failed, in a line without secrets."""
     text = " ".join(masked(str(error)).split())
-    return clean(f"{type(error).__name__}: {text[:200]}" if text else type(error).__name__)
+    line = clean(f"{type(error).__name__}: {text[:200]}" if text else type(error).__name__)
+    return next((f"{line}; {way_out}" for complaint, way_out in _WAYS_OUT if complaint in line), line)

@@ -33,7 +33,7 @@ from jug_notebook.clock import CLOCK, Clock
 from jug_notebook.errors import SignatureError, StoreError, ValueLost, clean
 from jug_notebook.model import UNREADABLE, Address, Finished, Invalidation, Key, Lease, Spec, State, Verdict, Why
 from jug_notebook.render import plural
-from jug_notebook.store import Store, keyring
+from jug_notebook.store import Store, exists, is_known, keyring
 from jug_notebook.store.bucket import Blobs, Bucket, Part, blob_name, named_by_content
 from jug_notebook.store.sealing import EventSeal, Seal, event_seal
 from jug_notebook.store.signed import SignedReader, SignedWriter
@@ -439,6 +439,16 @@ class Signed:
 
 
 # -- how a store uses it -----------------------------------------------------------------------------------------------
+
+
+def is_mirror(url: str) -> bool:
+    """Return whether a URL is one of fsspec's, and so a mirror's, not a store's."""
+    scheme, found, _ = url.partition("://")
+    if not found:
+        return False
+    if scheme in ("file", "memory"):
+        return scheme == "memory" or not exists(url)
+    return not is_known(scheme)
 
 
 def attach(store: Store, url: str, clock: Clock = CLOCK) -> Mirror:

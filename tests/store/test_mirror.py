@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from jug_notebook.session.verification import verify
 from jug_notebook.store import keyring, mirror, open_store
 from jug_notebook.store.bucket import Bucket, Part
 from tests.crews import working
-from tests.kernels import Kernel
+from tests.kernels import ROOT, Kernel
 from tests.session.test_cleanup_and_copy import define
 from tests.store.test_reading_key import other_account
 from tests.workbench import FakeClock, wait_until
@@ -460,6 +461,48 @@ def test_flipped_or_swapped_blobs_are_computed_again(poisoned, connect):
     assert run(two, LARGE, 5) == [bytes([n]) * 200_000 for n in range(5)]
 
 
+READ = """
+import resource, sys
+import jug_notebook as jn
+from tests.store.test_mirror import LARGE, define, taken
+two = jn.connect(sys.argv[1], notebook=sys.argv[1] + ".ipynb", also=sys.argv[2])
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+found = taken(two, LARGE, 5)
+served = 0
+for number in range(5 if found else 0):
+    try:
+        assert define(LARGE)(number).value() == bytes([number]) * 200_000
+        served += 1
+    except jn.NotReady:
+        pass
+print(found, served, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+@pytest.mark.parametrize("what", ["index", "commits", "segments", "packs", "blobs"])
+@pytest.mark.parametrize("how", ["huge", "pickle"])
+def test_huge_objects_cost_no_memory_and_pickles_run_nothing(poisoned, tmp_path, what, how):
+    class Evil:
+        def __reduce__(self) -> Any:
+            return os.mkdir, (str(tmp_path / "executed"),)
+
+    hostile = [poisoned / "index"] if what == "index" else files(poisoned, what)
+    if what == "commits":
+        hostile += [poisoned / "commits" / f"{number:012d}-{number:040x}" for number in range(30)]
+    for path in hostile:
+        path.write_bytes(pickle.dumps(Evil()))
+        if how == "huge":
+            os.truncate(path, 1 << 40)
+    words = [sys.executable, "-c", READ, str(tmp_path / "two"), f"file://{poisoned}"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=100, env={**os.environ, "PYTHONPATH": ROOT})
+    assert done.returncode == 0, done.stderr
+    found, served, kilobytes = map(int, done.stdout.split())
+    assert (found, served) == (5 if what in ("commits", "blobs") else 0, 5 if what == "commits" else 0)
+    assert kilobytes < 400_000
+    assert f"file://{poisoned}" in done.stderr, "it is named"
+    assert not (tmp_path / "executed").exists()
+
+
 def test_swapped_packs_serve_nothing(connect, tmp_path):
     one = connect("one")
     url = f"file://{tmp_path}/bucket"
@@ -576,6 +619,32 @@ def test_a_missing_library_is_named_with_the_way_out(connect, monkeypatch):
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(StoreError, match=r"needs s3fs: pip install s3fs"):
         connect("two", also="s3://bucket/study")
+
+
+def test_what_can_be_no_mirror_is_refused_in_a_line_with_the_way_out(connect, tmp_path):
+    connect("one")
+    for also, way_out in {
+        str(tmp_path / "one"): "is a store, and no mirror; make one of it: jug-notebook copy",
+        "redis://127.0.0.1/1": "is a store, and no mirror; make one of it: jug-notebook copy",
+        "nowhere://bucket/study": "give s3://BUCKET/PREFIX",
+    }.items():
+        with pytest.raises(StoreError) as refused:
+            connect("two", also=also)
+        assert way_out in str(refused.value)
+        assert "\n" not in str(refused.value)
+
+
+def test_a_copy_to_no_bucket_or_without_credentials_ends_with_a_line(s3, connect, tmp_path, monkeypatch, capsys):
+    one = connect("one")
+    run(one, SQUARE, 1)
+    assert main(["copy", str(tmp_path / "one"), "s3://no-such-bucket/study"]) == 2
+    assert capsys.readouterr().err.endswith("does not exist; correct its name, or make it first\n")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert main(["copy", str(tmp_path / "one"), s3]) == 2
+    assert capsys.readouterr().err.endswith("or run: aws configure\n")
 
 
 def test_passwords_in_urls_are_not_shown(tmp_path):
