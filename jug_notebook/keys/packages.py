@@ -36,7 +36,16 @@ def version_of(module: str) -> str:
         return str.__str__(version)  # torch's is a class of its own
     with suppress(Exception):  # a package's metadata may be anything
         return metadata.version(module)
+    with suppress(Exception):
+        if _is_installed(str(getattr(found, "__file__", ""))):  # which takes far less than to look at all packages
+            return metadata.version(_distributions()[module])
     return ""
+
+
+def _is_installed(file: str) -> bool:
+    """Return whether a top-level module lies where packages are installed."""
+    folder = os.path.dirname(os.path.dirname(file) if os.path.basename(file).startswith("__init__.") else file)
+    return any(name.endswith(".dist-info") for name in os.listdir(folder))
 
 
 def system_text() -> str:

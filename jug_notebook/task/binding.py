@@ -127,7 +127,8 @@ def _awaited(coroutine: Coroutine[Any, Any, Any]) -> Any:
 
 def listed_option(option: str, given: Any) -> tuple[Any, ...]:
     """Return the names in an option, one of which may stand alone. Raises BadTask."""
-    listed = (given,) if isinstance(given, str) else tuple(given) if isinstance(given, Iterable) else (None,)
+    several = isinstance(given, Iterable) and not isinstance(given, Mapping)
+    listed = (given,) if isinstance(given, str) else tuple(given) if several else (None,)
     if all(isinstance(one, str) for one in listed) or (option == "depends" and listed != (None,)):
         return listed
     what = "functions and values" if option == "depends" else "names"

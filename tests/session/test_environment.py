@@ -57,6 +57,15 @@ def pinned_read(**options):
     return read
 
 
+def test_a_package_that_names_its_version_nowhere_but_in_its_metadata_is_on_record(gauge):
+    sys.modules.pop("gauge", None)
+    assert packages.version_of("gauge") == "", "not imported, and no package has this name"
+    (Path(importlib.import_module("gauge").__file__)).write_text("def read(): return 1\n")
+    importlib.reload(sys.modules["gauge"])
+    del sys.modules["gauge"].__version__
+    assert packages.version_of("gauge") == "1.0"
+
+
 def test_an_upgrade_of_a_pinned_package_is_another_task_and_why_names_it(session, gauge):
     read = pinned_read(pin="heat-gauge")
     before = read(1)
@@ -89,6 +98,8 @@ def test_a_tag_that_stands_for_the_code_does_not_stand_for_the_package(session, 
 
 
 def test_what_is_not_installed_can_not_be_pinned(session):
+    with pytest.raises(BadTask, match="give a list of names"):  # it would not be this version that is pinned
+        pinned_read(pin={"heat-gauge": "0.9"})
     with pytest.raises(BadTask, match="pin='scikit-lern': no package of this name is installed here"):
         pinned_read(pin="scikit-lern")(1)
 
