@@ -18,7 +18,7 @@ import msgspec
 from blake3 import blake3
 
 from jug_notebook import codec
-from jug_notebook.errors import clean
+from jug_notebook.errors import BadTask, ValueLost, clean
 from jug_notebook.keys.packages import Change, changes, check_pins
 from jug_notebook.model import Acceptance, Address, Finished, Key, Spec, State
 from jug_notebook.render import plural
@@ -123,8 +123,8 @@ class Rerun:
         """Compute a sample of a target's finished tasks again, in this process, and compare the values.
 
         ``fraction`` of them, at least one. With ``changed_environment``, of those that ran with other versions of
-        Python, of packages or of the system than are here. Return a `Verified`, true where all came out equal. Stores
-        nothing, and what the tasks print is discarded. Raises NoSuchTask.
+        Python, of packages or of the system than are here, and aren't pinned to these. Return a `Verified`, true where
+        all came out equal. Stores nothing, and what the tasks print is discarded. Raises NoSuchTask.
         """
         keys = self._targets.keys(target, namespace)
         states = self._store.states(keys)
@@ -132,8 +132,8 @@ class Rerun:
         found_changes: dict[Change, None] | None = None
         if changed_environment:
             changed = {key: found for key, found in self._changes(finished) if found}
-            finished = list(changed)
-            found_changes = {change: None for found in changed.values() for change in found}
+            finished = list(self._runnable(list(changed)))
+            found_changes = {change: None for key in finished for change in changed[key]}
         count = min(len(finished), max(1, math.ceil(len(finished) * share("fraction", fraction))))
         sample = set(random.sample(finished, count))
         ordered = [key for key in finished if key in sample]
@@ -151,6 +151,22 @@ class Rerun:
                 had = self._signed.environment(outcome.run)
                 known[address] = () if had is None else tuple(changes(had))
             yield key, known[address]
+
+    def _runnable(self, keys: Sequence[Key]) -> Iterator[Key]:
+        """Yield all of these tasks but those that are pinned to other versions of packages than are here."""
+        known: dict[Address, bool] = {}
+        for key, spec in zip(keys, self._signed.specs(keys), strict=True):
+            address = "" if spec is None else template(spec.template).bundle
+            if address and address not in known:
+                try:
+                    check_pins(function_bundle(self._store, address).pins)
+                    known[address] = True
+                except BadTask:
+                    known[address] = False
+                except ValueLost:  # that it can't run is reported
+                    known[address] = True
+            if known.get(address):
+                yield key
 
     def _differing(self, keys: Sequence[Key]) -> Iterator[Difference]:
         for key, outcome in zip(keys, self._signed.outcomes(keys), strict=True):

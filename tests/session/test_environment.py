@@ -136,6 +136,16 @@ def test_workers_run_what_is_pinned(gauge, tmp_path):
         session.close()
 
 
+def test_what_is_pinned_to_a_version_that_is_gone_is_not_verified_after_an_upgrade(session, gauge):
+    old = pinned_read(pin="heat-gauge").map(range(3))
+    session.run_here()
+    sys.modules.pop("gauge")
+    gauge("2.0")
+    found = jn.verify(old, changed_environment=True)
+    assert (found.checked, found.total, found.differing) == (0, 0, ())
+    assert jn.verify(old, fraction=1.0).total == 3
+
+
 def test_after_an_upgrade_those_computed_before_it_are_verified(session, gauge):
     old = pinned_read().map(range(20))
     session.run_here()
