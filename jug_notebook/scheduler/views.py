@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from jug_notebook.model import (
+    BEAT,
     NO_ROOM,
     FunctionView,
     Scope,
@@ -24,6 +25,7 @@ from jug_notebook.scheduler.records import FINISHED, KEPT, REUSED, STATES, TaskR
 from jug_notebook.scheduler.state import SchedulerState
 
 LATELY = 60.0  #: seconds for which a dead worker is still listed
+SUPERVISOR_DIED = "its supervisor was killed, or its host failed"
 
 
 def task_view(scheduler: SchedulerState, task: TaskRecord) -> TaskView:
@@ -51,7 +53,9 @@ def snapshot(
 ) -> Snapshot:
     """Return counts and workers, from `Store.processes`, the store's URL for people, and notes to be added."""
     functions = _functions(scheduler, scope, {info.id for info, alive, _ in processes if not alive})
+    died = {info.id: age for info, alive, age in processes if not alive and info.kind == "supervisor" and info.size}
     current = [(_up_to_date(scheduler, info, now - age), alive, age) for info, alive, age in processes]
+    current = [(_noted(info, alive, age, died), alive, age) for info, alive, age in current]
     workers = (WorkerView(*one) for one in current if one[0].kind == "worker" and (one[1] or one[2] < LATELY))
     lacking = [info for info, alive, _ in current if alive and info.note.startswith(NO_ROOM)]
     noted = [f"{info.where}: {info.note}" for info, alive, _ in current if alive and info.note and info not in lacking]
@@ -63,6 +67,13 @@ def snapshot(
     lines = tuple(dict.fromkeys((*notes, *noted)))
     short = _shortage(scheduler, scope, processes)
     return Snapshot(store, now, scope_text, functions, tuple(workers), (), lines, starting(current), (), short)
+
+
+def _noted(info: WorkerInfo, alive: bool, age: float, died: Mapping[WorkerId, float]) -> WorkerInfo:
+    """Return the info with a note, if the worker ended with a supervisor that ``died`` so many seconds ago."""
+    if alive or info.note or age > died.get(info.supervisor, -BEAT) + BEAT:
+        return info
+    return msgspec.structs.replace(info, note=SUPERVISOR_DIED)
 
 
 def _functions(scheduler: SchedulerState, scope: Scope, dead: Container[WorkerId]) -> tuple[FunctionView, ...]:

@@ -22,6 +22,7 @@ from jug_notebook.clock import CLOCK
 from jug_notebook.errors import LaunchError
 from jug_notebook.launch import Crew, local
 from jug_notebook.model import Failed, Lease, Scale, State, Stop, Target, WorkerInfo
+from jug_notebook.scheduler.views import SUPERVISOR_DIED
 from jug_notebook.store import Store, open_store
 from jug_notebook.worker import WorkerOptions
 from jug_notebook.worker.status import Running, Termination, cause_of_death, death_outcome, first_of_crew, overstepped
@@ -442,8 +443,19 @@ def test_workers_die_with_their_supervisor_however_it_dies(site: Site) -> None:
     assert all(is_readable(pidfd) for pidfd in workers)
     for pidfd in workers:
         os.close(pidfd)
-    site.supervise(1)
+    supervisor.wait(PATIENCE)
+    ended = site.store.snapshot().workers
+    assert [(view.alive, view.info.note) for view in ended] == [(False, SUPERVISOR_DIED)] * 2, "idle or not"
+    other = site.supervise(1)
     site.fifo.read_line()  # the task runs again without waiting for a lease
+    other.send_signal(signal.SIGTERM)
+    assert other.wait(PATIENCE) == 0
+    noted = [
+        view.info.note
+        for view in site.store.snapshot().workers
+        if view.info.supervisor not in {ended[0].info.supervisor}
+    ]
+    assert noted == [""], "it was stopped"
 
 
 def test_a_crew_has_one_supervisor(site: Site) -> None:

@@ -240,7 +240,8 @@ class Heartbeats:
                 infos.remove(last[0])
                 self._write_file(self._workers, first, infos)
                 return
-        self._written.pop(worker, None)
+        if own := self._written.pop(worker, None):  # it leaves by itself, so it isn't one that died with its workers
+            self._write_file(self._workers, worker, [msgspec.structs.replace(own[0], size=0), *own[1:]])
         try:
             self._workers.rename(worker, worker, self._gone)
             self._gone.touch(worker)
@@ -257,11 +258,13 @@ class Heartbeats:
             found.append((info, alive, silent))
             if not alive and process.running(info) is False and self._may_write():
                 self.retire(info.id)
+        listed = {info.id for info, _, _ in found}  # some of them were moved there just now
         for name in self._gone.names(MOST):
             with suppress(FileNotFoundError):
                 age = today - self._gone.stat(name).st_mtime
                 if age < LATELY:
-                    found += [(info, False, max(0.0, age)) for info in self._read_file(self._gone, name)[0]]
+                    ended = (info for info in self._read_file(self._gone, name)[0] if info.id not in listed)
+                    found += [(info, False, max(0.0, age)) for info in ended]
         return sorted(found, key=lambda item: (item[0].started, item[0].id))
 
     # -- what processes printed ----------------------------------------------------------------------------------------

@@ -54,7 +54,9 @@ class Processes:
             age = ages.get(process)
             if age is None or (info := self._opened(process, raw)) is None:
                 continue
-            if process not in gone and system.running(info) is False:
+            if process in gone:
+                info = msgspec.structs.replace(info, size=0)
+            elif system.running(info) is False:
                 ended.append(info.id)
             alive = process not in gone and system.is_alive(info, 0.0 if spared else age)
             if alive or age < LATELY:
