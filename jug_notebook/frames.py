@@ -7,7 +7,7 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from types import CodeType, FrameType, TracebackType
 
 _HERE = os.path.dirname(os.path.abspath(__file__))
@@ -52,6 +52,23 @@ def place(label_of: Callable[[str], str | None] | None = None) -> str:
     frame = caller()
     name = frame.f_code.co_filename
     return f"{(label_of and label_of(name)) or os.path.basename(name)}, line {frame.f_lineno}"
+
+
+def with_present_cells(traceback: str, labels: Mapping[str, str]) -> str:
+    """Return a stored traceback with the labels that its cells have in this kernel: "Cell In[3]" by their latest run.
+
+    A cell whose text was not run in this kernel is one "of another kernel". ``labels``: those in the traceback, by the
+    file names of the cells.
+    """
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    if shell is None or not labels:
+        return traceback
+    folder, now = os.path.dirname(shell.compile.get_code_name("", "", 0)), {}
+    for file, label in labels.items():  # a kernel names the file of a cell by the cell's text
+        files = file, os.path.join(folder, os.path.basename(file))
+        known = (shell.compile.format_code_name(one) for one in files)
+        now[label] = next((" ".join(one) for one in known if one), f"{label} of another kernel")
+    return re.sub(r"(?m)^(\s*)(Cell In\[\d+\])(?=, line)", lambda at: at[1] + now.get(at[2], at[2]), traceback)
 
 
 def is_ours(error: BaseException) -> bool:

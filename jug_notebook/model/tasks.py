@@ -327,6 +327,7 @@ class Failed(Struct, frozen=True, array_like=True, tag="failed"):
     traceback: str
     run: Run
     exception: bytes = b""
+    labels: dict[str, str] = {}  #: those that cells have in ``traceback``, by file name: "Cell In[3]"
 
 
 Outcome: TypeAlias = Union[Finished, Failed]

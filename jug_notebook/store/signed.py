@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from jug_notebook.errors import NoSuchTask, SignatureError, StoreError, ValueLost
+from jug_notebook.frames import with_present_cells
 from jug_notebook.model import (
     Acceptance,
     Address,
@@ -208,6 +209,8 @@ class SignedReader:
             raise SignatureError(
                 f"the store gives task {key[:12]} another value than the run it is said to come from had"
             )
+        if type(outcome) is Failed:
+            return msgspec.structs.replace(outcome, traceback=with_present_cells(outcome.traceback, outcome.labels))
         return outcome
 
     def result(self, key: Key, body: bytes, proof: Sequence[bytes] = ()) -> Finished:

@@ -549,7 +549,7 @@ class TaskRunner:
         report = "" if kind != "raised" and isinstance(error, JugError) else _traceback(error, labels)
         return Failed(
             lease.key, lease.round, lease.inputs, kind, in_a_line(error, kind), report, run,
-            codec.dump_exception(error) if kind == "raised" else b"",
+            codec.dump_exception(error) if kind == "raised" else b"", labels,
         )  # fmt: skip
 
 

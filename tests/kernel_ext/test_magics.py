@@ -691,3 +691,27 @@ def test_an_interrupted_start_of_workers_leaks_no_descriptor(tmp_path: Path) -> 
         assert int(reply.out.rpartition("more:")[2]) <= 0, reply
     finally:
         kernel.close()
+
+
+def test_a_failure_of_a_former_kernel_names_no_cell_of_this_one(tmp_path: Path) -> None:
+    definition = "%%jugtask\ndef clean(x):\n    return 1 / x"
+    former = Kernel.of_notebook(tmp_path, tmp_path / "settings")
+    try:
+        former.run("%load_ext jug_notebook")
+        former.run(definition)
+        former.run("bad = clean(0)\n%jug_execute --here")
+        status = "import jug_notebook as jn\nprint(jn.status())"
+        assert "Cell In[2], line 3, in clean: return 1 / x" in former.run(status).out
+    finally:
+        former.close()
+    kernel = Kernel.of_notebook(tmp_path, tmp_path / "settings")
+    try:
+        kernel.run("1\n1")
+        kernel.run("%load_ext jug_notebook")
+        assert "Cell In[2] of another kernel, line 3, in clean: return 1 / x" in kernel.run(status).out
+        kernel.run(definition)
+        kernel.run("bad = clean(0)")
+        failed = kernel.run("bad.result()")
+        assert "Cell In[4], line 3, in clean" in COLOURS.sub("", failed.traceback), "the same text was run here"
+    finally:
+        kernel.close()
