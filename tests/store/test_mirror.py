@@ -503,6 +503,20 @@ def test_huge_objects_cost_no_memory_and_pickles_run_nothing(poisoned, tmp_path,
     assert not (tmp_path / "executed").exists()
 
 
+@pytest.mark.parametrize("what", ["packs", "blobs"])
+def test_objects_that_were_cut_are_as_good_as_none(connect, url, what, capsys):
+    one = connect("one")
+    run(one, LARGE, 5)
+    jn.copy(one, url)
+    bucket = Bucket(url)
+    for path in bucket._fs.find(f"{bucket._root}/{what}"):
+        bucket.put([(path.removeprefix(f"{bucket._root}/"), b"")])
+    two = connect("two", also=url)
+    assert taken(two, LARGE, 5) == (0 if what == "packs" else 5)
+    assert run(two, LARGE, 5) == [bytes([n]) * 200_000 for n in range(5)]
+    assert "going on without it" not in capsys.readouterr().err, "the rest of the mirror is of use"
+
+
 def test_swapped_packs_serve_nothing(connect, tmp_path):
     one = connect("one")
     url = f"file://{tmp_path}/bucket"
