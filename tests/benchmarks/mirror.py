@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,7 +22,7 @@ MIRROR = "s3://bench/study"
 
 
 def serve() -> None:
-    """Be the server; its port is the first line that it prints."""
+    """Be the server, until the input ends; its port is the first line that it prints."""
     from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
     from werkzeug.serving import WSGIRequestHandler, make_server
 
@@ -34,7 +35,8 @@ def serve() -> None:
 
     server = make_server("127.0.0.1", 0, late, threaded=True)
     print(server.port, flush=True)
-    server.serve_forever()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    sys.stdin.read()  # so that it ends with a side that was ended
 
 
 @contextmanager
@@ -42,7 +44,9 @@ def bucket() -> Iterator[Any]:
     """An empty bucket in a server; yields s3fs's file system, and this process finds the server, too."""
     import fsspec
 
-    server = subprocess.Popen([sys.executable, __file__], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    server = subprocess.Popen(
+        [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
     assert server.stdout is not None
     os.environ |= {
         "AWS_ENDPOINT_URL": f"http://127.0.0.1:{int(server.stdout.readline())}", "AWS_ACCESS_KEY_ID": "bench",
