@@ -3,11 +3,13 @@
 A task that needs nothing and that nothing needs is packed once it has a value of its own, or when it is ready and many
 are before it. A row says all there is to know of it in a quarter of the space; what changes the task has its record
 made again.
-Rows are kept in buckets, by the first bytes of their keys, in which a key is searched.
+All rows are in one array, and found by a hash table of their numbers. So they take no more memory than their bytes, and
+what records leave free is free for others.
 """
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 from heapq import heappush, merge
 from operator import itemgetter
@@ -34,12 +36,13 @@ T = TypeVar("T")
 
 _ROW = Struct(">20s20sIII63p")  # location, key, kind, two counters, outcome
 _WIDTH, _KEY, _DIGEST, _LONGEST = _ROW.size, 20, 20, 62  # bytes: of a row, before its key, of that, of an outcome
-_PREFIX = Struct("=I").unpack_from  # of a key, which decides about its bucket
+_PREFIX = Struct("=I").unpack_from  # of a key: its hash
 _NUMBER = 8  # bytes of a location that are the number in the order of submission
 _ENTRY = _NUMBER + _DIGEST  # bytes, of a backlog: number and key
 _CHUNK = 128 * _ENTRY  #: bytes of a backlog that are taken at once
 _COUNTERS = 1 << 32  # higher ones don't fit into a row
-_FULL = 8  # rows in a bucket, on average, before there are more buckets
+_NO_KIND = 255 << 24  # from which on the kind is that of a row that is free
+_PART = 1024 * _WIDTH  # bytes of rows that are gone through together
 
 
 class Kind(NamedTuple):
@@ -61,7 +64,9 @@ class TaskTable(Mapping[Key, TaskRecord]):
         self.live: dict[Key, TaskRecord] = {}  #: those that are not packed
         self.ended: list[TaskRecord] = []  #: those of them that may be packed
         self._most = 0  # that were live since the dictionary was made
-        self._buckets = [bytearray() for _ in range(512)]
+        self._rows = bytearray(b"\xff" * _WIDTH)  # row 0 is none
+        self._free: list[int] = []  # rows that can be used again
+        self._index = array("I", bytes(4 * 1024))  # the number of each key's row, or 0, at its hash or behind it
         self._packed = 0
         self._kinds: list[tuple[Kind, int, list[int] | None]] = []  # with the state, and the row of counts
         self._numbers: dict[Kind, int] = {}
@@ -86,33 +91,31 @@ class TaskTable(Mapping[Key, TaskRecord]):
     def peek(self, key: Key) -> TaskRecord | None:
         """Return a task's record to be read only: a packed task remains packed."""
         task = self.live.get(key)
-        if task is None and (found := self._find(key)) is not None:
-            bucket, at = found
-            task = self._record(bytes(bucket[at : at + _WIDTH]))
+        if task is None and (found := self._find(key)):
+            task = self._record(self._row(found))
         return task
 
     def outcome(self, key: Key) -> Outcome | None:
         """Return the outcome of a packed task; None if it isn't one."""
-        found = self._find(key)
-        record = b"" if found is None else _ROW.unpack_from(*found)[-1]
+        record = self._row(found)[-1] if (found := self._find(key)) else b""
         return unpacked(key, record) if record else None
 
     def outcomes(self, keys: Iterable[Key]) -> list[Outcome | None]:
         """Return the outcomes that count now, by key; None where there is none."""
         found: list[Outcome | None] = []
-        for key, task, bucket, at in self._each(keys):
-            record = _ROW.unpack_from(bucket, at)[-1] if task is None and at >= 0 else b""
+        for key, task, number in self._each(keys):
+            record = self._row(number)[-1] if number else b""
             found.append(derived_outcome(task) if task is not None else unpacked(key, record) if record else None)
         return found
 
     def specs(self, keys: Iterable[Key]) -> list[Place | None]:
         """Return where the sealed specs of tasks are; None for what was never submitted."""
         found: list[Place | None] = []
-        for _, task, bucket, at in self._each(keys):
+        for _, task, number in self._each(keys):
             if task is not None:
                 found.append(None if task.state == UNKNOWN else task.spec)
             else:
-                found.append(int.from_bytes(bucket[at + _NUMBER : at + _KEY], "big") if at >= 0 else None)
+                found.append(int.from_bytes(self._row(number)[0][_NUMBER:], "big") if number else None)
         return found
 
     def calls(self, name: str) -> list[tuple[Key, State, Verdict | None]]:
@@ -124,7 +127,7 @@ class TaskTable(Mapping[Key, TaskRecord]):
             if task.queue.name == name and task.state != UNKNOWN
         ]
         if codes:
-            rows += [row for bucket in self._buckets for row in _ROW.iter_unpack(bucket) if row[2] in codes]
+            rows += [row for row in self._all() if row[2] in codes]
         rows.sort(key=itemgetter(0))
         found: list[tuple[Key, State, Verdict | None]] = []
         for row in rows:
@@ -136,30 +139,26 @@ class TaskTable(Mapping[Key, TaskRecord]):
                 found.append((key, codes[row[2]], unpacked(key, record)[0] if record else None))
         return found
 
-    def _each(self, keys: Iterable[Key]) -> Iterator[tuple[Key, TaskRecord | None, bytearray, int]]:
-        """Yield each key with its live task, or with the bucket and start of its row, less than 0 if it has none.
+    def _each(self, keys: Iterable[Key]) -> Iterator[tuple[Key, TaskRecord | None, int]]:
+        """Yield each key with its live task, or with the number of its row, 0 if it has none.
 
         Many keys take less time than as many calls of `_find`.
         """
-        live, buckets, mask, none = self.live.get, self._buckets, len(self._buckets) - 1, bytearray()
+        live, index, rows, mask = self.live.get, self._index, self._rows, len(self._index) - 1
         for key in keys:
-            task = live(key)
-            if task is not None or (raw := _raw(key)) is None:
-                yield key, task, none, -1
-                continue
-            bucket = buckets[_PREFIX(raw)[0] & mask]
-            at = bucket.find(raw)
-            while at >= 0 and at % _WIDTH != _KEY:
-                at = bucket.find(raw, at + 1)
-            yield key, None, bucket, at - _KEY
+            task, number = live(key), 0
+            if task is None and (raw := _raw(key)) is not None:
+                at = _PREFIX(raw)[0] & mask
+                while (number := index[at]) and not rows.startswith(raw, number * _WIDTH + _KEY):
+                    at = at + 1 & mask
+            yield key, task, number
 
     def __contains__(self, key: object) -> bool:
-        return key in self.live or (isinstance(key, str) and self._find(key) is not None)
+        return key in self.live or (isinstance(key, str) and self._find(key) > 0)
 
     def state(self, key: Key) -> State | None:
         """Return the state of a packed task; None if it isn't one."""
-        found = self._find(key)
-        return None if found is None else STATES[self._kinds[_ROW.unpack_from(*found)[2]][1]]
+        return STATES[self._kinds[self._row(found)[2]][1]] if (found := self._find(key)) else None
 
     def __len__(self) -> int:
         return len(self.live) + self._packed
@@ -178,33 +177,34 @@ class TaskTable(Mapping[Key, TaskRecord]):
             raw = bytes.fromhex(beginning[: len(beginning) // 2 * 2])
         except ValueError:
             return found
-        buckets = self._buckets if len(raw) < 4 else [self._buckets[_PREFIX(raw)[0] & len(self._buckets) - 1]]
-        for bucket in buckets:
-            at = bucket.find(raw)
-            while at >= 0:
-                if at % _WIDTH == _KEY and (key := bucket[at : at + _DIGEST].hex()).startswith(beginning):
-                    found.append(key)
-                at = bucket.find(raw, at + 1)
-        return found
+        keys = (row[1].hex() for row in self._all() if row[1].startswith(raw))
+        return found + [key for key in keys if key.startswith(beginning)]
 
-    def _find(self, key: Key) -> tuple[bytearray, int] | None:
-        """Return the bucket of a packed task, and where its row begins."""
-        if not self._packed or len(key) != 2 * _DIGEST:
-            return None
-        try:
-            raw = bytes.fromhex(key)
-        except ValueError:
-            return None
-        bucket, at = self._search(raw)
-        return None if at < 0 or raw.hex() != key else (bucket, at)
+    def _find(self, key: Key) -> int:
+        """Return the number of a packed task's row; 0 if it isn't one."""
+        if not self._packed or (raw := _raw(key)) is None:
+            return 0
+        number: int = self._index[self._search(raw)]
+        return number
 
-    def _search(self, raw: bytes) -> tuple[bytearray, int]:
-        """Return a bucket, and where in it the row with that key begins; less than 0 if there is none."""
-        bucket = self._buckets[_PREFIX(raw)[0] & len(self._buckets) - 1]
-        at = bucket.find(raw)
-        while at >= 0 and at % _WIDTH != _KEY:
-            at = bucket.find(raw, at + 1)
-        return bucket, at - _KEY
+    def _search(self, raw: bytes) -> int:
+        """Return where the index has the row with that key, or nothing and room for it."""
+        index, rows, mask = self._index, self._rows, len(self._index) - 1
+        at: int = _PREFIX(raw)[0] & mask
+        while (number := index[at]) and not rows.startswith(raw, number * _WIDTH + _KEY):
+            at = at + 1 & mask
+        return at
+
+    def _all(self) -> Iterator[tuple[Any, ...]]:
+        """Yield all rows, from copies of parts: an array that is looked into can't grow."""
+        for at in range(0, len(self._rows), _PART):
+            for row in _ROW.iter_unpack(self._rows[at : at + _PART]):
+                if row[2] < _NO_KIND:
+                    yield row
+
+    def _row(self, number: int) -> tuple[Any, ...]:
+        row: tuple[Any, ...] = _ROW.unpack_from(self._rows, number * _WIDTH)
+        return row
 
     # -- packing -------------------------------------------------------------------------------------------------------
 
@@ -213,14 +213,11 @@ class TaskTable(Mapping[Key, TaskRecord]):
 
         To be called when each task's state follows from all that is known.
         """
-        ended, live, number = self.ended, self.live, len(self._buckets)
+        ended, live, rows, free = self.ended, self.live, self._rows, self._free
         self.ended = []
         self._most = max(self._most, len(live))
-        while self._packed + len(ended) > _FULL * number:  # who reads a store packs many at once
-            number *= 4
-        if number > len(self._buckets):
-            self._spread(number)
-        buckets, mask = self._buckets, len(self._buckets) - 1
+        self._make_room(self._packed + len(ended))
+        index, mask = self._index, len(self._index) - 1
         row, last, code, packed = _ROW.pack, None, 0, 0
         for task in ended:
             record, requests, key = task.records, task.requests, task.key
@@ -242,7 +239,11 @@ class TaskTable(Mapping[Key, TaskRecord]):
             if common != last:
                 last, code = common, self._number(task)
             data = row(task.location.to_bytes(_KEY, "big"), raw, code, counter, task.since, record)
-            buckets[_PREFIX(raw)[0] & mask] += data
+            at = _PREFIX(raw)[0] & mask
+            while index[at]:
+                at = at + 1 & mask
+            index[at] = number = free.pop() if free else len(rows) // _WIDTH
+            rows[number * _WIDTH : (number + 1) * _WIDTH] = data
             packed += 1
             if task.state == READY:
                 _add(task.queue, data[:_NUMBER] + raw)
@@ -266,22 +267,42 @@ class TaskTable(Mapping[Key, TaskRecord]):
             self._kinds.append((kind, task.state, task.counted_in))
         return number
 
-    def _spread(self, number: int) -> None:
-        former, self._buckets = self._buckets, [bytearray() for _ in range(number)]
-        for bucket in former:
-            for at in range(0, len(bucket), _WIDTH):
-                self._buckets[_PREFIX(bucket, at + _KEY)[0] & number - 1] += bucket[at : at + _WIDTH]
+    def _make_room(self, count: int) -> None:
+        """Let the index have room for so many rows: twice as much, so that a search is short."""
+        size, numbers = len(self._index), self._index
+        while size < 2 * count:
+            size *= 2
+        if size > len(numbers):
+            self._index, mask = array("I", bytes(4 * size)), size - 1
+            index, rows = self._index, self._rows
+            for number in filter(None, numbers):
+                at = _PREFIX(rows, number * _WIDTH + _KEY)[0] & mask
+                while index[at]:
+                    at = at + 1 & mask
+                index[at] = number
 
     # -- unpacking -----------------------------------------------------------------------------------------------------
 
     def _unpack(self, key: Key) -> TaskRecord | None:
         """Return the record of a packed task, which is no longer packed, until the next time."""
-        found = self._find(key)
-        return None if found is None else self._take_out(*found)
+        if not self._packed or (raw := _raw(key)) is None:
+            return None
+        at = self._search(raw)
+        return self._take_out(at) if self._index[at] else None
 
-    def _take_out(self, bucket: bytearray, at: int) -> TaskRecord:
-        task = self._record(bytes(bucket[at : at + _WIDTH]))
-        del bucket[at : at + _WIDTH]
+    def _take_out(self, at: int) -> TaskRecord:
+        """Return the record of the row that the index has there, which is free then."""
+        index, rows, mask = self._index, self._rows, len(self._index) - 1
+        number = index[at]
+        start = number * _WIDTH
+        task = self._record(_ROW.unpack_from(rows, start))
+        self._free.append(number)
+        rows[start + 2 * _KEY] = 255  # of no kind
+        hole = at
+        while number := index[at := at + 1 & mask]:  # what would not be found behind the hole moves into it
+            if at - _PREFIX(rows, number * _WIDTH + _KEY)[0] & mask >= at - hole & mask:
+                index[hole], hole = number, at
+        index[hole] = 0
         self._packed -= 1
         self.live[task.key] = task
         if task.state == READY:
@@ -299,13 +320,15 @@ class TaskTable(Mapping[Key, TaskRecord]):
     def unpack_ready(self, queue: FunctionQueue) -> None:
         """Put the first chunk of a backlog into the heap; what became of a task meanwhile is known elsewhere."""
         chunk = queue.backlog.popleft()
+        search, index, rows = self._search, self._index, self._rows
         for at in range(0, len(chunk), _ENTRY):
-            bucket, start = self._search(chunk[at + _NUMBER : at + _ENTRY])
-            if start >= 0 and bucket.startswith(chunk[at : at + _NUMBER], start):
-                self._take_out(bucket, start)
+            found = search(chunk[at + _NUMBER : at + _ENTRY])
+            number = index[found]
+            if number and rows.startswith(chunk[at : at + _NUMBER], number * _WIDTH):
+                self._take_out(found)
 
-    def _record(self, row: bytes) -> TaskRecord:
-        location, key, code, counter, since, record = _ROW.unpack(row)
+    def _record(self, row: tuple[Any, ...]) -> TaskRecord:
+        location, key, code, counter, since, record = row
         kind, state, counted_in = self._kinds[code]
         requests = kind.requests
         if kind.origin is not None:
@@ -333,8 +356,7 @@ class _Values(Collection[TaskRecord]):
 
     def __iter__(self) -> Iterator[TaskRecord]:
         table = self._table
-        rows = [bytes(bucket[at : at + _WIDTH]) for bucket in table._buckets for at in range(0, len(bucket), _WIDTH)]
-        rows.sort()
+        rows = sorted(table._all(), key=itemgetter(0))
         return merge(sorted(table.live.values(), key=by_number), map(table._record, rows), key=by_number)
 
 
