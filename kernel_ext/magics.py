@@ -484,7 +484,8 @@ def _follow_plot(plot: SweepPlot, live: Live, cell: str, watched: bool) -> None:
     """Show a plot, and redraw it while its tasks run, where somebody watches."""
 
     def draw(_: Snapshot | None = None) -> dict[str, Any]:
-        return {"text/plain": repr(plot), "image/png": b64encode(plot.png()).decode()}
+        line, picture = plot.forms()
+        return {"text/plain": line, "image/png": b64encode(picture).decode()}
 
     session = next((task.task._session for task in plot.tasks), None)
     handle = show(draw(), display_id=watched)

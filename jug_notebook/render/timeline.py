@@ -172,9 +172,11 @@ def summary_lines(figure: Figure) -> list[str]:
         return ["no task has run yet"]
     hosts = len({lane.host for lane in rows})
     workers = plural(len(rows), "worker") + " at a time" if len(rows) > 1 else "1 worker"
+    began, ended = moment(drawn[0][0]), moment(drawn[-1][1])
+    ended = ended.removeprefix(began[: began.find(" ") + 1])  # the date once, for it is a long line
     first = (
         f"{plural(len(spans), 'run')} of {plural(len(figure.functions), 'function')} by {workers} "
-        f"on {plural(hosts, 'host')}, {moment(drawn[0][0])} to {moment(drawn[-1][1])}"
+        f"on {plural(hosts, 'host')}, {began} to {ended}"
     )
     took = sum(end - begin for begin, end in drawn)
     first += f": {duration(took)}" + (f" in {plural(len(drawn), 'part')}" if len(drawn) > 1 else "")

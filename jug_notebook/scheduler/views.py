@@ -25,7 +25,7 @@ from jug_notebook.scheduler.records import FINISHED, KEPT, REUSED, STATES, TaskR
 from jug_notebook.scheduler.state import SchedulerState
 
 LATELY = 60.0  #: seconds for which a dead worker is still listed
-SUPERVISOR_DIED = "its supervisor was killed, or its host failed"
+SUPERVISOR_DIED = "its supervisor died"
 
 
 def task_view(scheduler: SchedulerState, task: TaskRecord) -> TaskView:

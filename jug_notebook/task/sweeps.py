@@ -456,9 +456,15 @@ class SweepPlot:
     @property
     def figure(self) -> Any:
         """A new matplotlib Figure of the results that there are now. Raises BadTask where x or y is no column."""
+        return self._drawn(self._now())
+
+    def _now(self) -> Sweep:
+        sweep, self._warn = self._data(warn=self._warn), False
+        return sweep
+
+    def _drawn(self, sweep: Sweep) -> Any:
         from matplotlib.figure import Figure
 
-        sweep, self._warn = self._data(warn=self._warn), False
         parameters = _parameters(sweep.calls)
         varying = [name for name, values in parameters.items() if len(dict.fromkeys(values)) > 1]
         x = self._x or next(iter(varying or parameters), "")
@@ -505,17 +511,20 @@ class SweepPlot:
                 raise BadTask(f"plot: {self._y!r} is {kind}, no number; name a part of the result that is one: y=…")
         return values
 
-    def png(self) -> bytes:
-        """Return the plot as it is now, as a picture."""
-        written = io.BytesIO()
-        self.figure.savefig(written, format="png", dpi=100)
-        return written.getvalue()
+    def forms(self) -> tuple[str, bytes]:
+        """Return the plot as it is now, as a line and as a picture."""
+        sweep, written = self._now(), io.BytesIO()
+        self._drawn(sweep).savefig(written, format="png", dpi=100)
+        return self._line(sweep), written.getvalue()
+
+    def _line(self, sweep: Sweep) -> str:
+        return f"<plot of {self._y} · {_progress(sweep)}>"
 
     def __repr__(self) -> str:
-        return f"<plot of {self._y} · {_progress(self._data(warn=False))}>"
+        return self._line(self._data(warn=False))
 
     def _repr_png_(self) -> bytes:
-        return self.png()
+        return self.forms()[1]
 
 
 def _show_all(axes: Any, places: Sequence[Any], numeric: bool) -> None:

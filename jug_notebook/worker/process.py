@@ -269,25 +269,3 @@ def signal_group(pid: int, number: int) -> None:
         return
     except PermissionError:  # something in the group changed its user; the worker itself is ours
         os.kill(pid, number)
-
-
-def memory_of(pid: int) -> int:
-    """Return the resident bytes of a process; 0 where that is unknown."""
-    try:
-        with open(f"/proc/{pid}/statm", "rb") as file:
-            return int(file.read().split()[1]) * _PAGE
-    except (OSError, IndexError):
-        return 0
-
-
-_PAGE = os.sysconf("SC_PAGESIZE") if hasattr(os, "sysconf") else 4096
-
-
-def memory_of_group(pid: int) -> int:
-    """Return the resident bytes of a process with all its descendants."""
-    total, pids = 0, [pid]
-    while pids:
-        one = pids.pop()
-        total += memory_of(one)
-        pids += system.children(one)
-    return total

@@ -38,8 +38,6 @@ from jug_notebook.worker.process import (
     WAKE,
     ForkContext,
     WorkerProcess,
-    memory_of,
-    memory_of_group,
     signal_group,
     wake,
 )
@@ -55,7 +53,7 @@ from jug_notebook.worker.status import (
     settled_death,
 )
 from jug_notebook.worker.strays import GRACE, Strays
-from jug_notebook.worker.usage import MAXRSS
+from jug_notebook.worker.usage import MAXRSS, memory_of, memory_of_group
 
 TICK = 0.1  #: seconds between two looks at the workers
 MAX_STARTUP_CRASHES = 5  #: workers in a row that died before their first task: something is wrong with this host

@@ -5,10 +5,15 @@ from __future__ import annotations
 import os
 import resource
 import sys
+import threading
 from contextlib import suppress
 from typing import NamedTuple
 
+from jug_notebook import system
+
+_PAGE = os.sysconf("SC_PAGESIZE") if hasattr(os, "sysconf") else 4096
 LONG = 0.02  #: seconds; memory and bytes of a shorter task are not measured: that would cost more than it tells
+PAUSE = 0.02  #: seconds between two looks at the memory of subprocesses
 MAXRSS = 1024 if sys.platform == "linux" else 1  #: bytes in a unit of ``ru_maxrss``
 
 
@@ -25,7 +30,8 @@ class Meter:
     """Measures one task after another in this process. Without ``alone``, others run in it, and nothing is measured.
 
     Linux tells the most that a process had resident since that was last reset, and the bytes that it read and wrote.
-    Of subprocesses the system tells only the most that any had so far: where some ended in a task, that counts for it.
+    Of subprocesses it tells only the most that any has ever had, once it has ended. So once there were some, a thread
+    looks at those that live while a task runs.
     """
 
     def __init__(self, alone: bool) -> None:
@@ -36,25 +42,33 @@ class Meter:
                 self._reset = os.open("/proc/self/clear_refs", os.O_WRONLY | os.O_CLOEXEC)
                 self._status = os.open("/proc/self/status", os.O_RDONLY | os.O_CLOEXEC)
                 self._io = os.open("/proc/self/io", os.O_RDONLY | os.O_CLOEXEC)
-        self._children = self._subprocesses()[0]
+        self._children, self._largest = self._subprocesses()
         self._begun = (0, 0)
+        self._watch: _Watch | None = None
 
     def begin(self, long: bool) -> None:
         """A task begins, which may be ``long``: of others, what went before them counts, too."""
         if long and self._io >= 0:
             os.pwrite(self._reset, b"5", 0)
             self._begun = self._transferred()
+            if self._watch is not None:
+                self._watch.begin()
 
     def end(self, duration: float) -> Usage:
         """It has ended after so many seconds."""
         if duration < LONG or not self._alone:
             return Usage()
-        before = self._children
-        self._children, largest = self._subprocesses()
-        spent = self._children - before
+        children, most = self._children, self._largest
+        self._children, self._largest = self._subprocesses()
+        spent = self._children - children
         if self._io < 0:
             return Usage(spent)
-        peak = self._own_peak() + (largest if spent else 0)
+        peak = self._own_peak()
+        if self._watch is not None:
+            peak += max(self._watch.end(), self._largest if self._largest > most else 0)
+        elif spent or system.children_so_far()[1]:
+            peak += self._largest if spent else 0
+            self._watch = _Watch()
         read, written = self._transferred()
         usage = Usage(spent, peak, max(0, read - self._begun[0]), max(0, written - self._begun[1]))
         self._begun = read, written
@@ -72,3 +86,47 @@ class Meter:
     def _transferred(self) -> tuple[int, int]:
         rchar, wchar = os.pread(self._io, 4096, 0).split(b"\n", 2)[:2]
         return int(rchar.split()[1]), int(wchar.split()[1])
+
+
+class _Watch:
+    """The most memory that the subprocesses of this process have together while a task runs, as a thread sees it."""
+
+    def __init__(self) -> None:
+        self._most = 0
+        self._wanted = threading.Event()
+        threading.Thread(target=self._look, name="jug-memory", daemon=True).start()
+
+    def begin(self) -> None:
+        self._most = 0
+        self._wanted.set()
+
+    def end(self) -> int:
+        """Return the bytes."""
+        self._wanted.clear()
+        return self._most
+
+    def _look(self) -> None:
+        pause = threading.Event()
+        while self._wanted.wait():
+            _, children = system.children_so_far()
+            self._most = max(self._most, sum(map(memory_of_group, children)))
+            pause.wait(PAUSE)
+
+
+def memory_of(pid: int) -> int:
+    """Return the resident bytes of a process; 0 where that is unknown."""
+    try:
+        with open(f"/proc/{pid}/statm", "rb") as file:
+            return int(file.read().split()[1]) * _PAGE
+    except (OSError, IndexError):
+        return 0
+
+
+def memory_of_group(pid: int) -> int:
+    """Return the resident bytes of a process with all its descendants."""
+    total, pids = 0, [pid]
+    while pids:
+        one = pids.pop()
+        total += memory_of(one)
+        pids += system.children(one)
+    return total

@@ -20,8 +20,7 @@ from jug_notebook.launch.local import environment
 from jug_notebook.model import Failed, Outcome, Run, Spread
 from jug_notebook.render.profile import profile_html, profile_of, profile_text
 from jug_notebook.session.workers import OVERHEAD
-from jug_notebook.worker.process import memory_of
-from jug_notebook.worker.usage import LONG, Meter, Usage
+from jug_notebook.worker.usage import LONG, Meter, Usage, memory_of
 from tests.worker.test_supervisor import Site, site  # noqa: F401
 
 MB = 1_000_000
@@ -50,6 +49,17 @@ def test_subprocesses_and_files_count() -> None:
     assert used.cpu > 0
     assert used.read >= 3 * MB
     assert used.written >= 3 * MB
+
+
+def test_subprocesses_count_together_and_not_those_of_tasks_before() -> None:
+    hold = "import sys, time; held = bytearray(int(sys.argv[1])); time.sleep(0.5)"
+    meter, own, given = Meter(alone=True), memory_of(os.getpid()), ([500], [100], [100, 100, 100], [])
+    for sizes in given:
+        meter.begin(long=True)
+        children = [subprocess.Popen([sys.executable, "-c", hold, str(size * MB)]) for size in sizes]
+        assert [child.wait() for child in children] == [0] * len(sizes)
+        interpreters = 20 * MB * len(sizes)
+        assert 0 <= meter.end(LONG).peak - own - sum(sizes) * MB < interpreters + 15 * MB
 
 
 def test_short_tasks_and_those_beside_others_are_not_measured() -> None:
