@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 _ROW = Struct(">20s20sIII63p")  # location, key, kind, two counters, outcome
 _WIDTH, _KEY, _DIGEST, _LONGEST = _ROW.size, 20, 20, 62  # bytes: of a row, before its key, of that, of an outcome
-_PREFIX = Struct("=I").unpack_from  # of a key: its hash
+_PREFIX, _HASHED = Struct("=I").unpack_from, 4  # of a key: its hash; that many bytes
 _NUMBER = 8  # bytes of a location that are the number in the order of submission
 _ENTRY = _NUMBER + _DIGEST  # bytes, of a backlog: number and key
 _CHUNK = 128 * _ENTRY  #: bytes of a backlog that are taken at once
@@ -177,7 +177,8 @@ class TaskTable(Mapping[Key, TaskRecord]):
             raw = bytes.fromhex(beginning[: len(beginning) // 2 * 2])
         except ValueError:
             return found
-        keys = (row[1].hex() for row in self._all() if row[1].startswith(raw))
+        rows = self._all() if len(raw) < _HASHED else self._near(raw)
+        keys = (row[1].hex() for row in rows if row[1].startswith(raw))
         return found + [key for key in keys if key.startswith(beginning)]
 
     def _find(self, key: Key) -> int:
@@ -201,6 +202,14 @@ class TaskTable(Mapping[Key, TaskRecord]):
             for row in _ROW.iter_unpack(self._rows[at : at + _PART]):
                 if row[2] < _NO_KIND:
                     yield row
+
+    def _near(self, raw: bytes) -> Iterator[tuple[Any, ...]]:
+        """Yield the rows among which are all whose keys begin so: with as much as is hashed, or more."""
+        index, mask = self._index, len(self._index) - 1
+        at = _PREFIX(raw)[0] & mask
+        while number := index[at]:
+            yield self._row(number)
+            at = at + 1 & mask
 
     def _row(self, number: int) -> tuple[Any, ...]:
         row: tuple[Any, ...] = _ROW.unpack_from(self._rows, number * _WIDTH)

@@ -6,6 +6,7 @@ import random
 import tracemalloc
 from collections.abc import Iterator, Sequence
 from hashlib import sha1
+from random import Random
 
 import pytest
 from hypothesis import given, settings
@@ -707,6 +708,23 @@ def test_tasks_are_found_by_the_beginning_of_their_keys_packed_or_not() -> None:
         found = scheduler.tasks.starting(beginning)
         assert sorted(found) == sorted(key for key in keys if key.startswith(beginning))
     assert len(scheduler.tasks.live) == 1500, "finding them unpacks none"
+
+
+def test_packed_tasks_are_found_whichever_others_were_taken_out_before() -> None:
+    keys = [sha1(b"%d" % number).hexdigest() for number in range(3000)]
+    scheduler = state_of(*map(submitted, keys), requested(*keys), settled(*(finished(key, b"1") for key in keys)))
+    table, random = scheduler.tasks, Random(0)
+    for _ in range(10):
+        out = set(random.sample(keys, 1000))
+        assert all(table[key].key == key for key in out)
+        assert out <= set(table.live)
+        assert [key in table for key in keys] == [True] * 3000
+        assert sorted(key for digit in "0123456789abcdef" for key in table.starting(digit)) == sorted(keys)
+        assert all(table.starting(key[:12]) == [key] for key in keys[::100])
+        assert list(table) == keys
+        table.pack(())
+        assert not table.live
+        assert len(table) == 3000
 
 
 def test_a_finished_task_takes_less_than_200_bytes() -> None:
