@@ -127,7 +127,7 @@ class Tag:
     def __init__(self, word): self.word, self.mark = word, hash(word) % 1_000_003
 @numba.njit
 def doubled(x): return 2 * x
-ORDER = tuple({"a", "b", "c", "d"})
+ORDER = tuple(set("abcdefghijklmnop"))  # two orders are the same by no chance
 @numba.njit
 def ordered(x): return x, ORDER
 tag = Tag("x")
