@@ -19,7 +19,7 @@ from tests.crews import working
 from tests.workbench import PATIENCE, cell, wait_until
 
 PACKAGE = str(Path(jn.__file__).parent), str(Path(jn.__file__).parents[1] / "kernel_ext")
-POINTS = 10  #: lines at which each verb is interrupted, in each store
+POINTS = 6  #: lines at which each verb is interrupted, in each store
 COUNT = 12  #: tasks
 
 
