@@ -337,11 +337,13 @@ class Journal:
 
 
 def finish(site: Site, keys: list[str]) -> None:
-    """Wait until all tasks have finished."""
+    """Wait until all tasks have finished, but those in which too many workers were killed."""
     until = time.monotonic() + LONG
-    while (finished := site.store.states(keys).count(State.FINISHED)) < len(keys):
-        assert time.monotonic() < until, f"{finished} of {len(keys)} finished"
+    while left := sum(not state.settled for state in site.store.states(keys) if state):
+        assert time.monotonic() < until, f"{left} of {len(keys)} have not finished"
         site.store.watch(site.store.version, 0.2)
+    failed = [key for key, state in zip(keys, site.store.states(keys), strict=True) if state is State.FAILED]
+    assert all(site.tasks.failure(key).kind == "poison" for key in failed)
 
 
 def test_at_no_moment_do_more_run_than_the_limit_on_two_hosts_together(site: Site, tmp_path: Path) -> None:
@@ -572,8 +574,7 @@ def test_calls_that_can_not_be_hashed_or_are_not_kept_have_limits_too(session: j
     assert journal.most_at_once() == 2
 
 
-def test_forecasts_keep_to_limits_and_a_rate_is_known_before_any_run(tmp_path: Path) -> None:
-    session = jn.connect(f"file:{tmp_path}/jugdata")
+def test_forecasts_keep_to_limits_and_a_rate_is_known_before_any_run(session: jn.Session) -> None:
     function = cell("def once_a_second(x):\n    return x", "once_a_second")
     session.begin_cell("one")
     limited = task(limit="api:60/min")(function).map(range(600))
@@ -592,8 +593,7 @@ def test_forecasts_keep_to_limits_and_a_rate_is_known_before_any_run(tmp_path: P
     assert limit == {"name": "api", "number": 60, "period": 60, "used": 1}
 
 
-def test_another_number_for_a_limit_is_named_with_the_one_that_holds(tmp_path: Path) -> None:
-    session = jn.connect(f"file:{tmp_path}/jugdata")
+def test_another_number_for_a_limit_is_named_with_the_one_that_holds(session: jn.Session) -> None:
     lines = {}
     for name, limit in (("four", "db:4"), ("two", "db:2"), ("eight", "db:8"), ("other", "disk:1")):
         session.begin_cell(name)
