@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -24,10 +25,22 @@ from jug_notebook.worker.usage import LONG, Meter, Usage, memory_of
 from tests.worker.test_supervisor import Site, site  # noqa: F401
 
 MB = 1_000_000
+ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="other systems don't tell what a process used")
 
 
+def in_a_process_of_its_own(measure: Callable[[], None]) -> None:
+    """This one has subprocesses already, of other tests."""
+    code = f"from tests.worker import test_usage; test_usage.{measure.__name__}()"
+    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+
+
 def test_memory_is_the_most_that_this_task_had_and_not_one_before_it() -> None:
+    in_a_process_of_its_own(measure_memory)
+
+
+def measure_memory() -> None:
     meter = Meter(alone=True)
     peaks = []
     for size in (400, 100, 200):
@@ -40,6 +53,10 @@ def test_memory_is_the_most_that_this_task_had_and_not_one_before_it() -> None:
 
 
 def test_subprocesses_and_files_count() -> None:
+    in_a_process_of_its_own(measure_subprocess)
+
+
+def measure_subprocess() -> None:
     meter = Meter(alone=True)
     meter.begin(long=True)
     code = f"import sys; held = bytearray({300 * MB}); sys.stdout.write('x' * {3 * MB}); sum(range(10**6))"
@@ -52,6 +69,10 @@ def test_subprocesses_and_files_count() -> None:
 
 
 def test_subprocesses_count_together_and_not_those_of_tasks_before() -> None:
+    in_a_process_of_its_own(measure_subprocesses)
+
+
+def measure_subprocesses() -> None:
     hold = "import sys, time; held = bytearray(int(sys.argv[1])); time.sleep(0.5)"
     meter, own, given = Meter(alone=True), memory_of(os.getpid()), ([500], [100], [100, 100, 100], [])
     for sizes in given:
