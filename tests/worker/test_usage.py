@@ -148,6 +148,9 @@ session = jn.connect("jugdata")
 session.execute(2)
 jn.wait(hold.map([200] * 4, range(4)))
 session.stop()
+store, seen = session.access.store, -1
+while any(alive and info.kind != "session" for info, alive, _ in store.processes()):
+    seen = store.watch(seen, 0.1)
 held = hold.map([200] * 12, range(100, 112))
 plan = session.workers.plan(3)
 print(plan.seconds, plan.memory, plan.peaks["hold"], plan.functions[0].mean)
