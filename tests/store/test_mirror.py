@@ -283,16 +283,20 @@ def test_copies_at_once_while_workers_write_lose_nothing_and_all_end_well(connec
     assert not mirror.Mirror(url).damaged
 
 
+def put_back_index(session, url, index, *counts):
+    """Run and copy so many tasks, one after another, and put back the index as it was after the first copy."""
+    indexes = []
+    for count in counts:
+        run(session, SQUARE, count)
+        jn.copy(session, url)
+        indexes.append(index.read_bytes())
+    index.write_bytes(indexes[0])
+
+
 def test_an_index_that_was_written_late_hides_nothing_that_was_copied_meanwhile(connect, tmp_path, monkeypatch):
     url, index = f"file://{tmp_path}/bucket", tmp_path / "bucket" / "index"
     one = connect("one")
-    run(one, SQUARE, 2)
-    jn.copy(one, url)
-    late = index.read_bytes()
-    for count in (3, 4, 5):
-        run(one, SQUARE, count)
-        jn.copy(one, url)
-    index.write_bytes(late)
+    put_back_index(one, url, index, 2, 3, 4, 5)
     assert taken(connect("two", also=url), SQUARE, 5) == 5
     run(one, SQUARE, 6)
     assert jn.copy(one, url).results == 1
@@ -591,13 +595,7 @@ def test_an_older_index_that_was_put_back_serves_nothing(connect, tmp_path, monk
 def test_an_index_put_back_without_a_commit_in_the_middle_serves_nothing(connect, tmp_path, capsys):
     url, index = f"file://{tmp_path}/bucket", tmp_path / "bucket" / "index"
     one = connect("one")
-    run(one, SQUARE, 1)
-    jn.copy(one, url)
-    old = index.read_bytes()
-    for count in (2, 3):
-        run(one, SQUARE, count)
-        jn.copy(one, url)
-    index.write_bytes(old)
+    put_back_index(one, url, index, 1, 2, 3)
     files(tmp_path / "bucket", "commits")[1].unlink()
     assert taken(connect("two", also=url), SQUARE, 3) == 0
     assert "is older than before" in capsys.readouterr().err
