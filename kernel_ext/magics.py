@@ -66,23 +66,27 @@ class Settings(Magics):
     store = Unicode("", help="the store to use: a folder or its URL (default: $JUG_STORE, else 'jugdata')").tag(
         config=True
     )
-    also = Unicode("", help="a mirror (s3://…) from which results come that the store lacks").tag(config=True)
+    also = Unicode("", help="a mirror (s3://…) that supplies results which the store lacks").tag(config=True)
     autostart = Int(0, help="workers to start when tasks are queued and none is running; 0: only print a hint").tag(
         config=True
     )
     wait_for_workers = Int(
         0,
         min=0,
-        help="seconds for which results are waited for while no worker is running: a queue may start them late",
+        help="how many seconds to wait for results while no worker is running, as a queue may start them late",
     ).tag(config=True)
-    notify = List(Unicode(), help="where workers send a line when all has ended: as %jug_execute --notify").tag(
+    notify = List(Unicode(), help="where workers send a line when all is done: see %jug_execute --notify").tag(
         config=True
     )
-    notify_after = Float(30.0, min=0.0, help="seconds that work must have taken for JugMagics.notify").tag(config=True)
+    notify_after = Float(30.0, min=0.0, help="JugMagics.notify says nothing about work that took fewer seconds").tag(
+        config=True
+    )
     check_keys = Bool(
         False, help="run each cell that makes tasks again in other processes, and report keys that differ there"
     ).tag(config=True)
-    advice = Bool(True, help="warn, once, where a key may miss what affects a result: jn.KeyAdvice").tag(config=True)
+    advice = Bool(True, help="warn once where a key may miss something that affects a result (jn.KeyAdvice)").tag(
+        config=True
+    )
     display = Enum(
         ["", "text", "html", "widget"],
         "",
@@ -264,11 +268,11 @@ class JugMagics(Settings):
     @option("--version", metavar="V", help="a tag that stands for the code in the key: only a new tag makes new tasks")
     @option(
         "--ignore-global", action="append", default=[], metavar="NAME",
-        help="a global name that doesn't affect the results; repeatable",
+        help="a global that doesn't affect the results; repeatable",
     )  # fmt: skip
     @option(
         "--env", type=names, action="extend", default=[], metavar="NAMES",
-        help="environment variables to hand along, as part of the key: A,B",
+        help="environment variables to pass to workers, as part of the key: A,B",
     )  # fmt: skip
     @option(
         "--secret-env", type=names, action="extend", default=[], metavar="NAMES",
@@ -288,7 +292,7 @@ class JugMagics(Settings):
     )  # fmt: skip
     @option(
         "--limit", type=limits, action="extend", default=[], metavar="NAME:N",
-        help="how many tasks of the store that name it run at a time, db:4, or begin in a time, api:60/min; repeatable",
+        help="at most 4 tasks with this limit at a time: db:4; or 60 started a minute: api:60/min; repeatable",
     )  # fmt: skip
     @option(
         "-i", "--inputs", type=names, action="extend", default=[], metavar="NAMES",
@@ -302,7 +306,7 @@ class JugMagics(Settings):
         "--only", type=names, action="extend", default=[], metavar="NAMES",
         help="functions that become tasks, the others stay plain: fit,clean (without NAME)",
     )  # fmt: skip
-    @option("--ask", action="store_true", help="say what would run and how long, and wait for a click (with NAME)")
+    @option("--ask", action="store_true", help="say what would run and for how long, then wait for a click (with NAME)")
     @option("--now", action="store_true", help="run it in this kernel, at once, unless it is stored (with NAME)")
     @option("--bash", action="store_true", help="the cell is a bash script; its output is the value (with NAME)")
     def jugtask(self, line: str, cell: str) -> None:
@@ -382,16 +386,18 @@ class JugMagics(Settings):
     @line_magic
     @options()
     @option("url", nargs="?", help="a folder (made if it is new), redis://HOST/DB?project=NAME, or memory:")
-    @option("--accept-new-store", action="store_true", help="even if another store was at that URL before")
-    @option("--also", metavar="URL", help="take results that it lacks from this mirror, from now on; none: no longer")
+    @option("--accept-new-store", action="store_true", help="connect even if another store was at that URL before")
+    @option(
+        "--also", metavar="URL", help="from now on, take results that the store lacks from this mirror; none: no longer"
+    )
     def jug_store(self, line: str) -> None:
         """Use another store, or show which one is in use.
 
         %jug_store                    which store is this?
-        %jug_store results            a folder, from the notebook's folder on
+        %jug_store results            a folder, relative to the notebook's folder
         %jug_store redis://host:6379/0?project=study      a project in a Redis server
         %jug_store memory:            for trying things out: it ends with the kernel
-        %jug_store jugdata --also s3://bucket/prefix      take what it lacks from there: see jug-notebook copy
+        %jug_store jugdata --also s3://bucket/prefix      and take what it lacks from there: see jug-notebook copy
 
         Tasks made from now on go there; handles of the previous store go on reading theirs.
         """

@@ -51,10 +51,10 @@ class ScriptMagics(Magics):
     @line_magic
     @options()
     @option("jugfile", help="the script")
-    @option("arguments", nargs="*", help="its sys.argv[1:]")
+    @option("arguments", nargs="*", help="arguments of the script: its sys.argv[1:]")
     @option("--jugdir", metavar="URL", help="its store (default: the one that the script or Jug's settings name)")
     def jug_import(self, line: str) -> None:
-        """Bring the tasks of a Jug script into the notebook, with all that is stored of them.
+        """Bring the tasks of a Jug script into the notebook, with their stored results.
 
         %jug_import jugfile.py                  the notebook has its names and uses its store from now on
         %jug_import jugfile.py --jugdir other   with another store

@@ -56,14 +56,14 @@ class TaskMagics(Magics):
 
     @line_magic
     @options()
-    @option("--all", action="store_true", help="all tasks of the store, other notebooks' too")
+    @option("--all", action="store_true", help="all tasks of the store, including other notebooks'")
     @option("--text", action="store_true", help="as text")
     @option("--short", action="store_true", help="in one line")
     @option("--watch", action="store_true", help="as text, redrawn until nothing is left to run or Ctrl-C (interrupt)")
     def jug_status(self, line: str) -> None:
         """Show the progress: tasks by function and state, workers, failures.
 
-        %jug_status             this notebook's tasks, redrawn as they go on
+        %jug_status             this notebook's tasks, updated as they run
         %jug_status --all       the whole store's
         %jug_status --short     in one line
         %jug_status --watch     in a terminal: redrawn until all is done
@@ -98,11 +98,11 @@ class TaskMagics(Magics):
     @options()
     @target
     @option("--state", choices=[state.value for state in State], help="only those that are finished, failed …")
-    @option("--limit", type=attempts, default=50, metavar="N", help="rows at most (50); 0: all")
+    @option("--limit", type=attempts, default=50, metavar="N", help="show at most this many rows (50); 0: all")
     @option("--history", action="store_true", help="who ran what and when: the latest attempts that ended")
-    @option("--all", action="store_true", help="with --history: other notebooks' too")
+    @option("--all", action="store_true", help="with --history: including other notebooks'")
     def jug_tasks(self, line: str) -> None:
-        """List tasks: state, arguments, time, and the value or error in short.
+        """List tasks: state, arguments, time, and a summary of the value or error.
 
         %jug_tasks                      this notebook's
         %jug_tasks is_prime             of a function
@@ -128,7 +128,7 @@ class TaskMagics(Magics):
     def jug_log(self, line: str) -> None:
         """Show what tasks printed, with the traceback of failed ones.
 
-        %jug_log                        of those that ended last
+        %jug_log                        of the tasks that ended last
         %jug_log primes[3]              of these
         %jug_log --host a               the log of the workers on a host
         """
@@ -160,7 +160,7 @@ class TaskMagics(Magics):
         """Say whether a task is stored; and if not, what changed since the nearest task that is.
 
         %jug_why total                  a task
-        %jug_why is_prime               all of a function: how many are held up by what
+        %jug_why is_prime               all tasks of a function, counted by reason
         """
         asked = read_target(self.jug_why, line)
         why = self._session.why(asked.target, namespace=self.shell.user_ns)
@@ -169,7 +169,7 @@ class TaskMagics(Magics):
     @line_magic
     @options()
     @target
-    @option("--all", action="store_true", help="all tasks of the store, other notebooks' too")
+    @option("--all", action="store_true", help="all tasks of the store, including other notebooks'")
     def jug_graph(self, line: str) -> None:
         """Draw which functions need which, with the number of tasks and their progress.
 
@@ -183,12 +183,12 @@ class TaskMagics(Magics):
 
     @line_magic
     @options()
-    @option("--all", action="store_true", help="all tasks of the store, other notebooks' too")
-    @option("--since", metavar="T", default=0.0, help="what ran after a date, or since 2h (two hours ago)")
-    @option("--until", metavar="T", default=float("inf"), help="what began before that")
+    @option("--all", action="store_true", help="all tasks of the store, including other notebooks'")
+    @option("--since", metavar="T", default=0.0, help="only what ran after that: a date, or 2h for two hours ago")
+    @option("--until", metavar="T", default=float("inf"), help="only what began before that")
     @option("--text", action="store_true", help="as text")
     def jug_timeline(self, line: str) -> None:
-        """Draw who ran what when, from the store alone: where the time went, failures, deaths, the critical path.
+        """Draw who ran what and when, from the store alone: where the time went, failures, deaths, the critical path.
 
         %jug_timeline                       this notebook's tasks
         %jug_timeline --since 2h            what ran in the last two hours
@@ -204,7 +204,7 @@ class TaskMagics(Magics):
     @line_magic
     @options()
     @target
-    @option("--all", action="store_true", help="all tasks of the store, other notebooks' too")
+    @option("--all", action="store_true", help="all tasks of the store, including other notebooks'")
     def jug_profile(self, line: str) -> None:
         """Show what runs took, by function: time, processor time, memory, bytes read and written.
 
@@ -219,11 +219,11 @@ class TaskMagics(Magics):
     @line_magic
     @options()
     @target
-    @option("--timeout", type=seconds, metavar="S", help="seconds to wait at most")
+    @option("--timeout", type=seconds, metavar="S", help="wait at most this many seconds")
     def jug_wait(self, line: str) -> None:
         """Wait until tasks have finished or failed. Ctrl-C (interrupt) ends only the wait; the tasks go on.
 
-        %jug_wait                       for all of this notebook
+        %jug_wait                       for all tasks of this notebook
         %jug_wait primes                for these
         %jug_wait --timeout 60          for a minute at most
         """
@@ -286,7 +286,7 @@ class TaskMagics(Magics):
     @options()
     @target
     @option("--fraction", type=fraction, default=0.01, metavar="F", help="which part of them: 0.05 or 5%% (1%%)")
-    @option("--changed-environment", action="store_true", help="of those that ran with other versions of packages")
+    @option("--changed-environment", action="store_true", help="only tasks that ran with other versions of packages")
     def jug_verify(self, line: str) -> None:
         """Compute a sample of finished tasks again, in this kernel, and report the values that come out differently.
 
@@ -322,13 +322,13 @@ class TaskMagics(Magics):
     @line_magic
     @options()
     @target
-    @option("--ended", action="store_true", help="what runs of scripts and consoles requested that have ended")
+    @option("--ended", action="store_true", help="what ended runs of scripts and consoles left pending")
     def jug_cancel(self, line: str) -> None:
-        """Cancel tasks that have not started; those that run go on to their end.
+        """Cancel tasks that have not started; running ones go on to the end.
 
         %jug_cancel slow                all of a function
         %jug_cancel results[10:]        those in the value of an expression
-        %jug_cancel --ended             all that runs requested that have ended: of scripts, consoles, nbconvert …
+        %jug_cancel --ended             what ended runs left pending: of scripts, consoles, nbconvert …
         """
         asked = read(self.jug_cancel, line)
         if not asked.ended:
@@ -342,7 +342,7 @@ class TaskMagics(Magics):
     @target
     @option("--dry-run", action="store_true", help="only list what would be invalidated")
     def jug_invalidate(self, line: str) -> None:
-        """Drop values that are wrong, to be recomputed with all that depends on them.
+        """Discard wrong values: they and what depends on them will be recomputed.
 
         %jug_invalidate load --dry-run      which ones?
         %jug_invalidate load                all values of a function
@@ -369,15 +369,15 @@ class TaskMagics(Magics):
     @line_magic
     @options()
     @target
-    @option("--undo", action="store_true", help="withdraw that: compute them and what was made from them after all")
+    @option("--undo", action="store_true", help="take that back: compute them, and what was made from them, after all")
     @option("--dry-run", action="store_true", help="only report how many results there are")
     def jug_accept(self, line: str) -> None:
-        """Keep results although the code was edited: open tasks take over what the previous code computed.
+        """Keep results although the code was edited: pending tasks reuse what the previous code computed.
 
         %jug_accept fit --dry-run           how many results are there?
         %jug_accept fit                     for all tasks of a function
         %jug_accept fits[3]                 for one
-        %jug_accept fit --undo              compute them after all, with what was made from them
+        %jug_accept fit --undo              compute them after all, and what was made from them
 
         Results go to tasks of the same function with equal arguments, on equal values of what they need. Make the tasks
         first (run the cell that calls the function). Who accepted, and when, is on record: task.provenance().
@@ -389,7 +389,7 @@ class TaskMagics(Magics):
     @options()
     @target
     @option("--dry-run", action="store_true", help="only report what would be deleted")
-    @option("--older-than", type=age, metavar="T", help="only what was made and run before: 90s, 10min, 2h, 30d")
+    @option("--older-than", type=age, metavar="T", help="only tasks made and run longer ago: 90s, 10min, 2h, 30d")
     def jug_cleanup(self, line: str) -> None:
         """Delete the tasks that no notebook refers to, with their data.
 
@@ -397,7 +397,7 @@ class TaskMagics(Magics):
         %jug_cleanup                        delete it
         %jug_cleanup fit --older-than 30d   of one function, and only what is older than 30 days
 
-        What a notebook refers to stays, with all that it needs; so does what runs.
+        What a notebook refers to stays, with everything it needs; so do running tasks.
         """
         asked = read(self.jug_cleanup, line)
         print(self._session.cleanup(asked.older_than, asked.dry_run, asked.target, namespace=self.shell.user_ns))

@@ -34,46 +34,48 @@ class WorkerMagics(Magics):
 
     @line_magic
     @options()
-    @option("-n", "--workers", type=count, metavar="N", help="workers to have in all (default: one per core)")
+    @option("-n", "--workers", type=count, metavar="N", help="total number of workers (default: one per core)")
     @option("--wait", action="store_true", help="wait until no task of this notebook is left to run")
     @option("--target", metavar="T", help=f"run only these and what they need ({TARGET})")
     @option("--not-target", metavar="T", help="run all but these")
     @option(
         "--gpus", metavar="IDS",
-        help="GPUs that tasks may get: 0,1; none (default: all there are). With --slurm: how many a job gets",
+        help="GPUs that tasks may use: 0,1 or none (default: all). With --slurm: how many each job gets",
     )  # fmt: skip
     @option(
         "--resources", type=resources, default={}, metavar="NAME=N,…",
-        help="what else there is for tasks that need it: license=2,mem=16G",
+        help="other things that tasks may need, and how much there is: license=2,mem=16G",
     )  # fmt: skip
     @option(
         "--env", action="append", default=[], metavar="K=V",
-        help="a variable to set in workers, which everybody on their host can read; repeatable",
+        help="an environment variable for workers, which everyone on their host can read; repeatable",
     )  # fmt: skip
-    @option("--max-tasks", type=count, metavar="N", help="tasks after which a worker ends")
-    @option("--max-time", type=seconds, metavar="S", help="seconds after which workers start no new tasks")
+    @option("--max-tasks", type=count, metavar="N", help="end each worker after this many tasks")
+    @option("--max-time", type=seconds, metavar="S", help="start no new tasks after this many seconds")
     @option(
         "--idle-timeout", type=seconds, default=600, metavar="S",
-        help="seconds without a task to run after which workers end (600)",
+        help="end workers after this many seconds without a task to run (600)",
     )  # fmt: skip
     @option(
         "--patience", type=seconds, default=600, metavar="S",
-        help="seconds for which they wait for the store's server when it is away (600)",
+        help="how many seconds to wait for the store's server when it is away (600)",
     )  # fmt: skip
     @option(
         "--keep-attached", choices=["yes", "no"],
-        help="don't end idle workers while a notebook is open (yes; with --on or --slurm, where it costs money, no)",
+        help="keep idle workers while a notebook is open (yes; with --on or --slurm, where that may cost money, no)",
     )  # fmt: skip
     @option(
         "--wait-for-workers", type=seconds, metavar="S",
-        help="seconds for which results are waited for while no worker is running: a queue may start them late (0)",
+        help="how many seconds to wait for results while no worker is running, as a queue may start them late (0)",
     )  # fmt: skip
     @option(
         "--notify", action="append", default=[], metavar="T",
         help="send a line there when all has ended, or stands still: a shell command, a URL, desktop; repeatable. For "
         "one that holds a token: env:NAME, @FILE",
     )  # fmt: skip
-    @option("--python", metavar="P", help="the Python that runs them: the same minor version, other packages")
+    @option(
+        "--python", metavar="P", help="the Python to run workers with: the same minor version, maybe other packages"
+    )
     @option(
         "--host", action="append", default=[], metavar="H[:N]",
         help="start them on this host, over ssh: host, user@host, user@host:8; repeatable",
@@ -90,16 +92,18 @@ class WorkerMagics(Magics):
         "--slurm-option", action="append", default=[], metavar="O",
         help="a further option of sbatch: --slurm-option constraint=avx; repeatable",
     )  # fmt: skip
-    @option("--up-to", type=count, metavar="N", help="jobs to have at most: as many as there is work for")
+    @option("--up-to", type=count, metavar="N", help="run as many jobs as there is work for, up to this number")
     @option("--here", action="store_true", help="run the tasks in this kernel, one after another; start no workers")
-    @option("--dry-run", action="store_true", help="only show what would run, what is stored, how long it would take")
+    @option(
+        "--dry-run", action="store_true", help="only show what would run, what is stored, and how long it would take"
+    )
     def jug_execute(self, line: str) -> None:
         """Start workers in the background, and show their progress. They go on when the kernel ends.
 
         %jug_execute -n 4                        four workers on this host; run again, it starts no more than four
         %jug_execute -n 2 --target is_prime      only tasks of is_prime, and what they need
         %jug_execute -n 4 --wait                 wait until all is done
-        %jug_execute -n 4 --notify env:MY_URL    a line there when all has ended, also if the notebook is closed by then
+        %jug_execute -n 4 --notify env:MY_URL    a line there when all is done, even if the notebook is closed
         %jug_execute -n 4 --dry-run              what would run, and for how long?
         %jug_execute --here                      no workers: run the tasks in this kernel, now
         %jug_execute -n 8 --host a --host me@b:4 eight on a and four on b, over ssh; --dry-run checks both hosts first
@@ -108,7 +112,7 @@ class WorkerMagics(Magics):
         %jug_execute --slurm -n 20 --walltime 2h --mem 4G           twenty jobs of Slurm, as one array
         %jug_execute --slurm --up-to 200 --walltime 2h              as many as there is work for
 
-        %jug_stop ends them.
+        To end them: %jug_stop
         """
         asked = read(self.jug_execute, line)
         elsewhere = bool(asked.host or asked.hosts_file or asked.on or asked.slurm)
@@ -217,7 +221,7 @@ class WorkerMagics(Magics):
         """Stop the workers of this store.
 
         %jug_stop               after their current task
-        %jug_stop --now         at once; nothing is lost but the work on current tasks
+        %jug_stop --now         at once; only the work on current tasks is lost
         %jug_stop --host a      only those on one host
         """
         asked = read(self.jug_stop, line)

@@ -120,7 +120,8 @@ def _commands() -> Iterator[str]:
     for name, command in cli.commands().items():
         parser = cli.Parser(name, command)
         yield f"## jug-notebook {name}\n\n{command.help[0].upper()}{command.help[1:]}.\n"
-        yield f"```sh\njug-notebook {name} [OPTIONS] {command.words}\n```\n"
+        declared = [_takes(parser, each) for each in parser._get_positional_actions() if each.dest != "words"]
+        yield f"```sh\n{' '.join(filter(None, ['jug-notebook', name, '[OPTIONS]', *declared, command.words]))}\n```\n"
         yield from _options(parser)
         yield from _text(parser.epilog or "")
 
@@ -144,9 +145,14 @@ def _options(parser: argparse.ArgumentParser) -> Iterator[str]:
         if group.title not in (None, "options", "positional arguments") and actions:
             yield f"{group.title[0].upper()}{group.title[1:]}:\n"
         for action in actions:
-            takes = parser._get_formatter()._format_args(action, action.dest.upper())  # as argparse writes it
+            takes = _takes(parser, action)
             ways = [f"`{option} {takes}`" if action.nargs != 0 else f"`{option}`" for option in action.option_strings]
             yield f"{', '.join(ways) or f'`{takes}`'}\n: {_escaped(action.help % vars(action))}\n"
+
+
+def _takes(parser: argparse.ArgumentParser, action: argparse.Action) -> str:
+    """Return what an argument takes, as argparse writes it: "N", "[TARGET ...]"."""
+    return parser._get_formatter()._format_args(action, action.dest.upper())
 
 
 def _escaped(text: str) -> str:
@@ -203,7 +209,7 @@ def _kind(value: object) -> str:
 def _traits() -> Iterator[str]:
     yield "| trait | default | what it does |\n|---|---|---|"
     for name, trait in JugMagics.class_traits(config=True).items():
-        yield f"| `JugMagics.{name}` | `{trait.default_value!r}` | {trait.help} |"
+        yield f"| `JugMagics.{name}` | `{trait.default()!r}` | {trait.help} |"
 
 
 def _tools() -> Iterator[str]:

@@ -144,7 +144,7 @@ class Parser(argparse.ArgumentParser):
             + ("; of a jugfile NAME.py: NAME.jugdata)" if command is not None and command.jugfile else ")"),
         )
         self.add_argument(
-            "--accept-new-store", action="store_true", help="use the store though another one was at its URL before"
+            "--accept-new-store", action="store_true", help="use the store even if another one was at its URL before"
         )
         if command is None:
             return
@@ -152,7 +152,9 @@ class Parser(argparse.ArgumentParser):
         self.epilog = TARGET if "TARGET" in command.words else None
         command.add_arguments(self)
         if command.words:
-            self.add_argument("words", nargs="*", metavar=command.words.replace("[", "").replace("]", ""), help=WORDS)
+            metavar = command.words.replace("[", "").replace("]", "")
+            words = WORDS + (WITH_TARGET if "TARGET" in command.words else "")
+            self.add_argument("words", nargs="*", metavar=metavar, help=words)
         if command.jugfile:
             self._add_jugfile_options()
 
@@ -191,8 +193,9 @@ class Parser(argparse.ArgumentParser):
         ]
 
 
-WORDS = "a store: a folder or a URL; a jugfile (.py); a notebook (.ipynb). TARGET: tasks, see jug-notebook log --help"
-TARGET = "TARGET is a function's name, a task's key or its beginning, or /regex/ on function names"
+WORDS = "STORE: a folder or a URL, a jugfile (.py), or a notebook (.ipynb)"
+WITH_TARGET = "; TARGET: tasks, see below"
+TARGET = "TARGET is a function's name, a task's key or the beginning of one, or /regex/ over function names"
 
 
 def flag(parser: Any, option: str, dest: str, help: str, const: bool = True) -> None:

@@ -58,7 +58,7 @@ def _invalidate(session: Session, arguments: Arguments) -> int:
 
 
 def _add_accept(parser: Parser) -> None:
-    parser.add_argument("--undo", action="store_true", help="withdraw that: what was accepted is computed after all")
+    parser.add_argument("--undo", action="store_true", help="take that back: what was accepted is computed after all")
     parser.add_argument("--dry-run", action="store_true", help="only show what would be accepted")
 
 
@@ -166,11 +166,13 @@ def _pack(arguments: Arguments) -> int:
 
 
 def _add_key(parser: Parser) -> None:
-    parser.add_argument("action", choices=("export", "import"), help="export: to the output; import: from the input")
+    parser.add_argument(
+        "action", choices=("export", "import"), help="export: to standard output; import: from standard input"
+    )
     parser.add_argument(
         "--read-only",
         action="store_true",
-        help="export a key that reads and verifies only: it can't submit or run tasks",
+        help="export a key that only reads and verifies: it can't submit or run tasks",
     )
 
 
@@ -204,13 +206,17 @@ def _key(arguments: Arguments) -> int:
 
 def _add_doctor(parser: Parser) -> None:
     parser.add_argument("--verify", action="store_true", help="check instead that all that is stored is undamaged")
-    parser.add_argument("--repair", action="store_true", help="likewise, and move what is damaged aside: it is remade")
+    parser.add_argument(
+        "--repair", action="store_true", help="the same, and move damaged data aside, so that it is made again"
+    )
     parser.add_argument("--host", action="append", default=[], metavar="H", help="check this host by ssh; repeatable")
     parser.add_argument("--hosts-file", metavar="F", help="check the hosts in a file, one per line")
     parser.add_argument("--python", metavar="P", help="the Python to run on these hosts")
     parser.add_argument("--setup", metavar="CMD", default="", help="shell commands to run there first")
     parser.add_argument(
-        "--remote-dir", metavar="HERE=THERE", help="where a folder of this host is there; THERE: where the store's is"
+        "--remote-dir",
+        metavar="HERE=THERE",
+        help="where a folder of this host is on the others; THERE: where the store's is",
     )
 
 
@@ -251,7 +257,10 @@ def _there_or_made(url: str) -> Iterator[str]:
 
 
 @register(
-    "doctor", "check that workers can start, here and on other hosts, or that a store is whole", "[STORE]", _add_doctor
+    "doctor",
+    "check that workers can start, here and on other hosts, or that a store is undamaged",
+    "[STORE]",
+    _add_doctor,
 )
 def _doctor(arguments: Arguments) -> int:
     """Start nothing. Return 0 where workers could start on all hosts, else 1."""

@@ -41,7 +41,7 @@ def _add_completion(parser: Parser) -> None:
     parser.add_argument("--line", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)  # what tcsh passes
 
 
-@register("completion", "print the code that makes bash, zsh, fish or tcsh complete", add=_add_completion)
+@register("completion", "print the completion script for bash, zsh, fish or tcsh", add=_add_completion)
 def _completion(arguments: Arguments) -> int:
     if arguments.line is not None:
         line = " ".join(arguments.line)

@@ -56,15 +56,18 @@ def _add_status(parser: Parser) -> None:
     shape = parser.add_mutually_exclusive_group()
     flag(shape, "--short", "short", "one line only")
     shape.add_argument("--json", action="store_true", help="for programs; the fields are described below")
-    shape.add_argument("--html", metavar="F", help="write a page to F ('-': to the output)")
-    shape.add_argument("--watch", action="store_true", help="draw it again as things change, until Ctrl-C")
+    shape.add_argument("--html", metavar="F", help="write a page to F ('-': standard output)")
+    shape.add_argument("--watch", action="store_true", help="redraw it as things change, until Ctrl-C")
     parser.stores_only |= {"json", "html", "watch"}
     cache = parser.for_jugfiles()
     flag(cache, "--cache", "status_cache", "no effect: the status is quick, and never out of date")
     cache.add_argument("--cache-file", dest="status_cache_file", metavar="F", help="no effect except with --clear")
     flag(cache, "--clear", "status_cache_clear", "with --cache: remove the cache that Jug left")
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.epilog = "--json: " + (render.plain.__doc__ or "").replace("\n    ", "\n")
+    fields = (
+        (render.plain.__doc__ or "").partition("\n\n")[2].replace("\n    ", "\n").replace("``", "").replace("::", ":")
+    )
+    parser.epilog = "Fields of --json:\n\n" + fields.strip()
 
 
 @register("status", "progress, time left, failures and workers", "[STORE]", _add_status, jugfile=True)
@@ -116,10 +119,12 @@ def _count(arguments: Arguments) -> int:
 
 
 def _add_log(parser: Parser) -> None:
-    parser.add_argument("--history", action="store_true", help="who ran what when: the latest attempts that ended")
+    parser.add_argument("--history", action="store_true", help="who ran what and when: the latest attempts that ended")
 
 
-@register("log", "what a task printed, and why it failed; --history: who ran what when", "[STORE] [TARGET]", _add_log)
+@register(
+    "log", "what a task printed, and why it failed; --history: who ran what and when", "[STORE] [TARGET]", _add_log
+)
 def _log(arguments: Arguments) -> int:
     if arguments.history and arguments.target is not None:
         raise UsageError("--history is about all tasks; leave TARGET out")
@@ -133,14 +138,14 @@ def _log(arguments: Arguments) -> int:
 
 
 def _add_graph(parser: Parser) -> None:
-    parser.add_argument("--svg", metavar="F", help="draw it into F ('-': to the output)")
+    parser.add_argument("--svg", metavar="F", help="write the drawing to F ('-': standard output)")
     parser.stores_only |= {"svg"}
     jug = parser.for_jugfiles()
     flag(jug, "--no-status", "graph_no_status", "names only")
     jug.add_argument("--file-format", dest="graph_format", metavar="FORMAT", help="one that dot knows (default: png)")
 
 
-@register("graph", "which functions need which, and how far each is", "[STORE]", _add_graph, jugfile=True)
+@register("graph", "which functions need which, and the progress of each", "[STORE]", _add_graph, jugfile=True)
 @on_session
 def _graph(session: Session, arguments: Arguments) -> int:
     from jug_notebook import render
@@ -155,14 +160,14 @@ def _graph(session: Session, arguments: Arguments) -> int:
 
 def _add_timeline(parser: Parser) -> None:
     shape = parser.add_mutually_exclusive_group()
-    shape.add_argument("--html", metavar="F", help="write a page to F ('-': to the output)")
-    shape.add_argument("--svg", metavar="F", help="draw it into F ('-': to the output)")
+    shape.add_argument("--html", metavar="F", help="write a page to F ('-': standard output)")
+    shape.add_argument("--svg", metavar="F", help="write the drawing to F ('-': standard output)")
     when = "a date (2026-10-31, '2026-10-31 14:00'), or 2h for 2 hours ago"
     parser.add_argument("--since", metavar="T", default=0.0, help=f"what ran after that: {when}")
-    parser.add_argument("--until", metavar="T", default=float("inf"), help="what began before that")
+    parser.add_argument("--until", metavar="T", default=float("inf"), help="only what began before that")
 
 
-@register("timeline", "who ran what when, and where the time went", "[STORE]", _add_timeline)
+@register("timeline", "who ran what and when, and where the time went", "[STORE]", _add_timeline)
 @on_session
 def _timeline(session: Session, arguments: Arguments) -> int:
     from jug_notebook.render.html import page_of
@@ -189,7 +194,7 @@ def _profile(session: Session, arguments: Arguments) -> int:
     return 0
 
 
-@register("why", "why a task isn't stored: what changed since the nearest that is", "[STORE] TARGET")
+@register("why", "why a task isn't stored: what changed since the nearest one that is", "[STORE] TARGET")
 @on_session
 def _why(session: Session, arguments: Arguments) -> int:
     why = session.queries.why(tasks_meant(session, arguments))

@@ -42,13 +42,18 @@ def users(name: str) -> Command | None:
 
 
 def _add_import(parser: Parser) -> None:
-    flag(parser.for_jugfiles(), "--trust", "trust", "you trust all who could write to JUGDIR: it can run code as you")
+    flag(
+        parser.for_jugfiles(),
+        "--trust",
+        "trust",
+        "you trust all who could write to JUGDIR: its pickles can run code as you",
+    )
 
 
 @register(
     "import-jugdata",
-    "import the results that Jug itself has stored: JUGFILE JUGDIR",
-    "JUGFILE",
+    "import the results that Jug itself has stored",
+    "JUGFILE JUGDIR",
     _add_import,
     jugfile=True,
 )

@@ -268,7 +268,7 @@ def _add_mcp(parser: Parser) -> None:
     )
 
 
-@register("mcp", "let an agent look and act, by the Model Context Protocol", "[STORE]", _add_mcp)
+@register("mcp", "serve a store to an agent, over the Model Context Protocol", "[STORE]", _add_mcp)
 def _mcp(arguments: Arguments) -> int:
     from jug_notebook.cli import mcp_tools
 

@@ -44,19 +44,24 @@ def _add_limits(parser: Parser, idle: float) -> None:
 
     parser.add_argument("-n", dest="size", type=positive, metavar="N", help="number of workers (default: one per core)")
     parser.add_argument(
-        "--target", action="append", metavar="T", help="only tasks of this function, this key, or these /regex/"
+        "--target", action="append", metavar="T", help="only tasks of this function, with this key, or matching /regex/"
     )
-    parser.add_argument("--not-target", action="append", metavar="T", help="all tasks but these; as --target")
+    parser.add_argument("--not-target", action="append", metavar="T", help="all tasks except these; as --target")
     limit(
         "--gpus",
         str,
         "IDS",
-        "GPUs that tasks may get: 0,1; none (default: all). With --slurm: how many a job gets",
+        "GPUs that tasks may use: 0,1 or none (default: all). With --slurm: how many each job gets",
     )
-    limit("--resources", resources, "NAME=N,…", "what else there is for tasks that need it: license=2,mem=16G")
-    limit("--env", str, "K=V", "a variable to set in workers; repeatable")
+    limit(
+        "--resources",
+        resources,
+        "NAME=N,…",
+        "other things that tasks may need, and how much there is: license=2,mem=16G",
+    )
+    limit("--env", str, "K=V", "an environment variable for workers; repeatable")
     limit("--max-tasks", positive, "N", "each worker ends after N tasks")
-    late = "start no task after this time, nor one that would not end by then: 600, 90s, 10min, 2h"
+    late = "start no task after this time, nor one that would still be running then: 600, 90s, 10min, 2h"
     limit("--max-time", seconds, "TIME", late)
     limit("--memory-limit", size, "SIZE", "end a task that takes more: 500MB, 2G, 2GiB")
     away = f"end after this time with nothing to do (default: {idle:g} s)"
@@ -78,7 +83,7 @@ NOTIFY = (
 def _add_worker(parser: Parser) -> None:
     _add_limits(parser, idle=600.0)
     parser.add_argument("--crew", default="", metavar="NAME", help="the crew it belongs to; each has one supervisor")
-    parser.add_argument("--detached", action="store_true", help="go on without a terminal, in a session of its own")
+    parser.add_argument("--detached", action="store_true", help="run without a terminal, in a session of its own")
     flag(parser, "--keep-attached", "keep_attached", "don't end while a notebook is open")
     parser.add_argument("--tied-to", default="", metavar="ID", help="end when this process is gone")
     parser.add_argument(
@@ -214,9 +219,11 @@ def _add_execute(parser: Parser) -> None:
     add_selection(parser, "execute", "run only tasks")
     jug.add_argument(
         "--wait-cycle-time", type=float, dest="execute_wait_cycle_time", metavar="SECONDS",
-        help="times --nr-wait-cycles: how long to wait for others while nothing changes (default: 12)",
+        help="times --nr-wait-cycles: how long to wait for others when nothing can be run (default: 12)",
     )  # fmt: skip
-    jug.add_argument("--nr-wait-cycles", type=int, dest="execute_nr_wait_cycles", metavar="N", help="(default: 150)")
+    jug.add_argument(
+        "--nr-wait-cycles", type=int, dest="execute_nr_wait_cycles", metavar="N", help="see above (default: 150)"
+    )
     flag(jug, "--keep-going", "execute_keep_going", "go on with the rest after an error")
     flag(jug, "--keep-failed", "execute_keep_failed", "do not try again what failed before")
     flag(jug, "--no-check-environment", "execute_no_check_environment", "ignore JUG_MAX_TASKS … and the stop file")
@@ -237,7 +244,9 @@ def _add_slurm(parser: Parser) -> None:
         "--slurm-option", dest="options", action="append", default=[], metavar="O",
         help="a further option of sbatch: constraint=avx; repeatable",
     )  # fmt: skip
-    slurm.add_argument("--up-to", type=positive, metavar="N", help="jobs to have at most: as many as there is work for")
+    slurm.add_argument(
+        "--up-to", type=positive, metavar="N", help="run as many jobs as there is work for, up to this number"
+    )
     parser.stores_only |= {"slurm", "walltime", "mem", "partition", "options", "up_to"}
 
 

@@ -95,7 +95,7 @@ def jugfile_names(names: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 # -- on a store --------------------------------------------------------------------------------------------------------
 
 
-@register("shell", "IPython with the tasks at hand", "[STORE]", jugfile=_shell_on_jugfile)
+@register("shell", "open IPython with the tasks loaded", "[STORE]", jugfile=_shell_on_jugfile)
 def _shell(arguments: Arguments) -> int:
     from jug_notebook.store import absolute
 

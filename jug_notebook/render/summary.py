@@ -372,8 +372,8 @@ def kinds(snapshot: Snapshot) -> Sequence[FailureKind]:
 def plain(snapshot: Snapshot) -> dict[str, Any]:
     """Return the snapshot for programs: numbers, strings, lists and dicts only.
 
-    Times are seconds (since the epoch, or lengths), sizes bytes; what isn't known is null; ``counts`` name all states,
-    ``kept`` are further results, of earlier versions::
+    Times are in seconds (since the epoch, or durations), sizes in bytes; what isn't known is null. ``counts`` has all
+    states, ``kept`` counts further results, of earlier versions::
 
         {"store", "scope", "at", "total", "eta", "done", "counts": {state: n}, "kept",
          "functions": [{"name", "counts": {state: n}, "mean", "kept",
@@ -384,8 +384,8 @@ def plain(snapshot: Snapshot) -> dict[str, Any]:
                        "output", "attempt", "attempts"}],
          "notes": [line]}
 
-    ``done`` is true where every requested task is finished; ``failures`` are the latest few; ``period`` is 0 for limits
-    of tasks at a time, ``used`` how many tasks have a token now.
+    ``done`` is true once every requested task is finished. ``failures`` has the latest few. ``period`` is 0 if a limit
+    is on tasks at a time; ``used`` says how many tasks have a token now.
     """
 
     def named(counts: Mapping[State, int]) -> dict[str, int]:
