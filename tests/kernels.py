@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,25 @@ from typing import Any
 from jupyter_client.manager import KernelManager
 
 ROOT = str(Path(__file__).resolve().parents[1])
+
+COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+#: cells of tasks
+PRIMES = """%%jugtask
+def is_prime(n):
+    print("testing", n)
+    return n > 1 and all(n % k for k in range(2, n))
+
+def count_primes(flags):
+    return sum(flags)
+"""
+#: one that ends once there is a file
+HELD = """%%jugtask
+import os, time
+def held(path):
+    while not os.path.exists(path):
+        time.sleep(0.01)
+    return 1
+"""
 
 
 @dataclass
@@ -24,6 +44,11 @@ class CellOutput:
     error: str = ""  #: the exception's name,
     message: str = ""  #: and its text
     traceback: str = ""
+
+    @property
+    def plain_traceback(self) -> str:
+        """Return the traceback without its colours."""
+        return COLOURS.sub("", self.traceback)
 
 
 class Kernel:

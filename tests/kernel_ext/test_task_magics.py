@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.kernels import Kernel
+from tests.kernels import COLOURS, CellOutput, Kernel
 
 pytest.importorskip("ipykernel")
 
-COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 CELL = """%%jugtask
 def load(n):
     print("loading", n)
@@ -33,15 +31,21 @@ def share(part, whole):
 
 @pytest.fixture(scope="module")
 def kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kernel]:
-    """A kernel whose display is text; the tests below are cells of its notebook, in order."""
+    """A kernel whose display is text, with 8 tasks that nothing has run."""
     folder = tmp_path_factory.mktemp("work")
     kernel = Kernel.of_notebook(folder, tmp_path_factory.mktemp("settings"))
-    kernel.run("%load_ext jug_notebook")
+    kernel.run("%load_ext jug_notebook\nimport jug_notebook as jn")
     kernel.run(CELL, "defs")
     kernel.run("rows = load.map(range(6))\nanswer = total(rows)\nbad = divide(6, 0)\nother = [divide(6, 0), answer]")
     yield kernel
     kernel.run("%jug_stop --now")
     kernel.close()
+
+
+@pytest.fixture(scope="module")
+def ran(kernel: Kernel) -> CellOutput:
+    """What running those tasks in the kernel showed."""
+    return kernel.run("%jug_execute --here")
 
 
 def test_a_dry_run_says_what_would_run_and_starts_nothing(kernel: Kernel) -> None:
@@ -61,7 +65,7 @@ def test_a_dry_run_says_what_would_run_and_starts_nothing(kernel: Kernel) -> Non
         "UsageError",
         "%jug_execute --here runs tasks in this kernel: leave out --gpus, --resources, --env and --notify",
     )
-    assert kernel.run("import jug_notebook as jn\njn.status().workers").result == "no workers"
+    assert kernel.run("jn.status().workers").result == "no workers"
 
 
 def test_where_no_line_can_be_sent_to_is_refused_before_anything_starts_without_what_it_holds(kernel: Kernel) -> None:
@@ -118,15 +122,15 @@ def test_many_tasks_in_a_list_or_dict_show_as_one_table(kernel: Kernel) -> None:
     assert kernel.run("{'a': bad}").result.startswith("{'a': <Task divide")
 
 
-def test_tasks_run_here_and_what_they_print_shows(kernel: Kernel) -> None:
-    reply = kernel.run("%jug_execute --here")
-    assert reply.out.splitlines()[:6] == [f"loading {n}" for n in range(6)]
-    assert reply.out.splitlines()[-1] == "8 tasks ran here; now 7 finished, 1 failed"
+def test_tasks_run_here_and_what_they_print_shows(kernel: Kernel, ran: CellOutput) -> None:
+    assert ran.out.splitlines()[:6] == [f"loading {n}" for n in range(6)]
+    assert ran.out.splitlines()[-1] == "8 tasks ran here; now 7 finished, 1 failed"
     assert kernel.run("answer.value()").result == "20"
     assert kernel.run("%jug_execute --here").out == "nothing to run: no task is ready\n"
     assert "leave out -n" in kernel.run("%jug_execute --here -n 2").message
 
 
+@pytest.mark.usefixtures("ran")
 def test_a_timeline_counts_runs_where_text_is_wanted_and_is_a_picture_else(kernel: Kernel) -> None:
     assert kernel.run("%jug_timeline").out.splitlines() == [
         "divide  1 run failed",
@@ -144,6 +148,7 @@ def test_a_timeline_counts_runs_where_text_is_wanted_and_is_a_picture_else(kerne
     assert "'soon' is not a time" in kernel.run("%jug_timeline --since soon").message
 
 
+@pytest.mark.usefixtures("ran")
 def test_a_listing_is_cut_where_asked_and_names_the_way_to_all(kernel: Kernel) -> None:
     lines = kernel.run("%jug_tasks load --limit 2").out.splitlines()
     assert lines[2:] == ["and 4 more: %jug_tasks --limit 0"]
@@ -151,6 +156,7 @@ def test_a_listing_is_cut_where_asked_and_names_the_way_to_all(kernel: Kernel) -
     assert kernel.run("%jug_tasks --state failed").out.startswith("divide(a=6, b=0)  failed  ZeroDivisionError")
 
 
+@pytest.mark.usefixtures("ran")
 def test_an_interrupt_gives_a_task_that_runs_here_back(kernel: Kernel) -> None:
     kernel.run("%%jugtask\nimport signal\ndef press():\n    signal.raise_signal(signal.SIGINT)")
     reply = kernel.run("pressed = press()\n%jug_execute --here")
@@ -161,6 +167,7 @@ def test_an_interrupt_gives_a_task_that_runs_here_back(kernel: Kernel) -> None:
     kernel.run("%jug_cancel pressed")
 
 
+@pytest.mark.usefixtures("ran")
 def test_a_failed_task_is_looked_into_at_its_failing_line(kernel: Kernel) -> None:
     reply = kernel.run("%jug_debug bad")
     lines = reply.out.splitlines()
@@ -174,6 +181,7 @@ def test_a_failed_task_is_looked_into_at_its_failing_line(kernel: Kernel) -> Non
     assert "say which" in kernel.run("%jug_debug").message
 
 
+@pytest.mark.usefixtures("ran")
 def test_a_debugger_opens_where_somebody_can_answer_it(kernel: Kernel) -> None:
     output = kernel.asked("%jug_debug bad", ["p (part, whole)", "up", "p half", "q"])
     text = COLOURS.sub("", output.out)
@@ -182,12 +190,14 @@ def test_a_debugger_opens_where_somebody_can_answer_it(kernel: Kernel) -> None:
     assert "failed here too" in text
 
 
+@pytest.mark.usefixtures("ran")
 def test_equal_values_verify(kernel: Kernel) -> None:
     assert kernel.run("%jug_verify load --fraction 50%").out == "3 of 6 values computed again: all came out equal\n"
     assert "not a fraction" in kernel.run("%jug_verify load --fraction 2").message
     assert "say which" in kernel.run("%jug_verify").message
 
 
+@pytest.mark.usefixtures("ran")
 def test_history_is_a_magic_and_a_verb(kernel: Kernel) -> None:
     lines = kernel.run("%jug_tasks --history").out.splitlines()
     assert "divide(a=6, b=0)  failed  ZeroDivisionError: float division by zero" in lines
@@ -196,6 +206,7 @@ def test_history_is_a_magic_and_a_verb(kernel: Kernel) -> None:
     assert "goes with --history" in kernel.run("%jug_tasks --all").message
 
 
+@pytest.mark.usefixtures("ran")
 def test_functions_hosts_and_failed_keys_complete(kernel: Kernel) -> None:
     key = kernel.run("bad.key[:8]").result.strip("'")
     assert key in kernel.complete(f"%jug_debug {key[:3]}")
@@ -227,12 +238,14 @@ def test_tab_offers_what_is_ours_and_nothing_else(kernel: Kernel, jedi: bool) ->
     assert "real" in {name.lstrip(".") for name in kernel.complete("numbers[0].")}
 
 
+@pytest.mark.usefixtures("ran")
 def test_unloading_takes_the_tables_back(kernel: Kernel) -> None:
     kernel.run("%reload_ext jug_notebook")
     assert "6 tasks: 6 finished" in kernel.run("list(rows)").result
     kernel.run("%unload_ext jug_notebook")
     assert kernel.run("list(rows)").result.startswith("[<Task load")
     assert kernel.run("%jug_graph").error == "UsageError"
+    kernel.run("%load_ext jug_notebook")
 
 
 def test_a_plot_follows_a_sweep_while_it_runs(tmp_path: Path) -> None:

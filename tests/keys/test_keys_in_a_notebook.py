@@ -190,6 +190,7 @@ def test_cells_that_use_values_of_tasks_find_them_when_they_run_again(tmp_path: 
 def test_libraries_do_not_write_either_when_a_cell_runs_again(kernel: Kernel) -> None:
     pytest.importorskip("h5py")
     kernel.run("import h5py, numpy\nfile = h5py.File('kept.h5', 'w'); file['x'] = 1; file.close()")
+    kernel.run("%%jugtask\ndef reads(x): return x")
     kernel.run("%config JugMagics.check_keys = True")
     cell = "if 'x' in (held := h5py.File('kept.h5', 'r+')): held['x'][...] += 1\nheld.close()\nreads([5])"
     assert "can't tell whether argument 'x' of reads()" in kernel.run(cell).out
