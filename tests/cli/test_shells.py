@@ -41,19 +41,32 @@ total = reduce(combine, [count(Task(lines, path)) for path in ("a", "b")])
 """
 
 
-@pytest.fixture
-def shell(tmp_path: Path) -> Shell:
-    """A store "jugdata" with tasks of two functions, and `jug-notebook` on the path."""
-    shell = Shell(tmp_path)
-    (tmp_path / "script.py").write_text(SCRIPT)
-    (tmp_path / "words.py").write_text(WORDS)
+def store_with_program(folder: Path) -> Shell:
+    """Return a store "jugdata" with tasks of two functions, and `jug-notebook` on the path."""
+    shell = Shell(folder)
+    (folder / "script.py").write_text(SCRIPT)
+    (folder / "words.py").write_text(WORDS)
     shell.python("script.py", "2")
-    program = tmp_path / "bin" / "jug-notebook"
+    program = folder / "bin" / "jug-notebook"
     program.parent.mkdir()
     program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m jug_notebook "$@"\n')
     program.chmod(0o755)
-    shell.environment["PATH"] = f"{program.parent}{os.pathsep}{os.environ['PATH']}"
+    shell.environment |= {"PATH": f"{program.parent}{os.pathsep}{os.environ['PATH']}", "HOME": str(folder)}
     return shell
+
+
+@pytest.fixture(scope="module")
+def shell(tmp_path_factory: pytest.TempPathFactory) -> Shell:
+    """A store that completing only looks at."""
+    return store_with_program(tmp_path_factory.mktemp("work"))
+
+
+@pytest.fixture(scope="module")
+def scripts(shell: Shell) -> dict[str, str]:
+    """What `jug-notebook completion SHELL` prints, for each shell."""
+    details = {name: shell.run("completion", name) for name in completion.SHELLS}
+    assert not [name for name, ran in details.items() if ran.returncode]
+    return {name: ran.stdout for name, ran in details.items()}
 
 
 def asked(shell: Shell, *words: str) -> set[str]:
@@ -105,19 +118,19 @@ IDS = [" ".join(words) for words, _ in CASES]
 
 
 @pytest.mark.parametrize(("words", "wanted"), CASES, ids=IDS)
-def test_bash_completes(shell: Shell, words: list[str], wanted: set[str]) -> None:
+def test_bash_completes(shell: Shell, scripts: dict[str, str], words: list[str], wanted: set[str]) -> None:
     if shutil.which("bash") is None:
         pytest.skip("bash is not installed")
     script = shell.folder / "complete.bash"
-    script.write_text(shell.run("completion", "bash").stdout)
+    script.write_text(scripts["bash"])
     assert asked(shell, "bash", "-c", BASH.format(script=script), "bash", *words) == wanted
 
 
 @pytest.mark.parametrize(("words", "wanted"), CASES, ids=IDS)
-def test_tcsh_completes(shell: Shell, words: list[str], wanted: set[str]) -> None:
+def test_tcsh_completes(shell: Shell, scripts: dict[str, str], words: list[str], wanted: set[str]) -> None:
     if shutil.which("tcsh") is None:
         pytest.skip("tcsh is not installed")
-    (shell.folder / "complete.tcsh").write_text(shell.run("completion", "tcsh").stdout)
+    (shell.folder / "complete.tcsh").write_text(scripts["tcsh"])
     pid, terminal = pty.fork()
     if pid == 0:
         os.chdir(shell.folder)
@@ -142,21 +155,20 @@ def _read(terminal: int, enough: Callable[[str], bool]) -> None:
 
 
 @pytest.mark.parametrize(("words", "wanted"), CASES, ids=IDS)
-def test_fish_completes(shell: Shell, words: list[str], wanted: set[str]) -> None:
+def test_fish_completes(shell: Shell, scripts: dict[str, str], words: list[str], wanted: set[str]) -> None:
     if shutil.which("fish") is None:
         pytest.skip("fish is not installed")
     script = shell.folder / "complete.fish"
-    script.write_text(shell.run("completion", "fish").stdout)
-    shell.environment |= {"HOME": str(shell.folder)}
+    script.write_text(scripts["fish"])
     details = asked(shell, "fish", "-c", f"source {script}; complete -C 'jug-notebook {' '.join(words)}'")
     assert {line.split("\t")[0] for line in details} == wanted
 
 
 @pytest.mark.parametrize(("words", "wanted"), [case for case in CASES if len(case[1]) == 1])
-def test_zsh_completes(shell: Shell, words: list[str], wanted: set[str]) -> None:
+def test_zsh_completes(shell: Shell, scripts: dict[str, str], words: list[str], wanted: set[str]) -> None:
     if shutil.which("zsh") is None:
         pytest.skip("zsh is not installed")
-    (shell.folder / "_jug-notebook").write_text(shell.run("completion", "zsh").stdout)
+    (shell.folder / "_jug-notebook").write_text(scripts["zsh"])
     [word] = wanted
     script = ZSH.format(folder=shell.folder, wanted=word)
     details = subprocess.run(
@@ -167,12 +179,10 @@ def test_zsh_completes(shell: Shell, words: list[str], wanted: set[str]) -> None
 
 
 @pytest.mark.parametrize("name", completion.SHELLS)
-def test_the_script_is_text_alone(shell: Shell, name: str) -> None:
-    details = shell.run("completion", name)
-    assert details.returncode == 0
-    assert shell.run("--print-completion", name).stdout == details.stdout, "as Jug spells it"
-    if shutil.which(name):
-        asked(shell, name, "-n", "-c", details.stdout) if name in ("bash", "zsh") else None
+def test_the_script_is_text_alone(shell: Shell, scripts: dict[str, str], name: str) -> None:
+    assert shell.run("--print-completion", name).stdout == scripts[name], "as Jug spells it"
+    if name in ("bash", "zsh") and shutil.which(name):
+        asked(shell, name, "-n", "-c", scripts[name])
 
 
 def test_every_command_is_completed(shell: Shell) -> None:
@@ -205,7 +215,8 @@ quit()
 """
 
 
-def test_the_shell_has_the_stores_tasks_and_jugs_helpers(shell: Shell) -> None:
+def test_the_shell_has_the_stores_tasks_and_jugs_helpers(tmp_path: Path) -> None:
+    shell = store_with_program(tmp_path)
     assert shell.run("execute", "jugdata", "-n", "1").returncode == 1
     shell.environment |= {"IPYTHONDIR": str(shell.folder / "ipython"), "TERM": "dumb"}
     done = shell.run("shell", "jugdata", given=TYPED)
