@@ -10,6 +10,9 @@ PYTEST  = $(BIN)/python -m pytest -q -p no:cacheprovider
 # several at once, file by file, for many tests wait more than they compute
 JOBS   ?= 3
 MANY    = $(PYTEST) -n $(JOBS) --dist loadfile --no-loadscope-reorder
+# uv installs several times as fast as pip, which does it where uv is missing or finds no way to the packages
+INSTALL = $(BIN)/uv pip install --quiet --python $(BIN)/python $(1) || \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check $(1)
 FAST    = tests/test_floors.py tests/keys tests/codec tests/scheduler tests/render tests/task
 
 .PHONY: demo lab check test fuzz test-chaos test-nfs nfs lint unit integration chromium redis sshd slurm shells zoo notebooks docs bench bench-quick rebuild-notebooks clean
@@ -48,11 +51,11 @@ zoo: $(VENV)/installed-zoo
 
 # libraries whose objects `tests/keys/test_zoo.py` names: one that this Python has no wheel for is left out
 $(VENV)/installed-zoo: pyproject.toml $(VENV)/installed-test
+	@$(BIN)/python -m pip freeze --exclude-editable > $@-constraints
 	@libraries=$$($(BIN)/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['zoo'])"); \
-		install="$(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary :all: --constraint $@-constraints"; \
-		$(BIN)/python -m pip freeze --exclude-editable > $@-constraints; \
-		timeout 600 $$install $$libraries >/dev/null 2>&1 || for library in $$libraries; do \
-		timeout 180 $$install "$$library" >/dev/null 2>&1 || echo "zoo: $$library can't be installed here; its objects are skipped"; done
+		install='$(call INSTALL,--only-binary :all: --constraint $@-constraints "$$@")'; \
+		timeout 600 sh -c "$$install" sh $$libraries >/dev/null 2>&1 || for library in $$libraries; do \
+		timeout 180 sh -c "$$install" sh "$$library" >/dev/null 2>&1 || echo "zoo: $$library can't be installed here; its objects are skipped"; done
 	@touch $@
 
 unit: $(VENV)/installed-test $(VENV)/installed-zoo redis
@@ -125,14 +128,15 @@ bench-quick: $(VENV)/installed-bench
 	$(BIN)/python tests/benchmarks/table.py --quick
 
 $(VENV)/installed-%: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --config-settings editable_mode=compat --editable '.[$*]'
-	@$(BIN)/python -m compileall -q jug_notebook kernel_ext  # as pip does for all else: nobody waits for it at a start
+	UV_COMPILE_BYTECODE=1 $(call INSTALL,--config-settings editable_mode=compat --editable '.[$*]')
+	@$(BIN)/python -m compileall -q jug_notebook kernel_ext  # as all else is: nobody waits for it at a start
 	@touch $@
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "jug_notebook needs Python 3.11 or later: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
+	-@$(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary :all: uv
 
 clean:
 	rm -rf $(VENV) $(DEMO) $(RESULTS) $(SITE) build *.egg-info
