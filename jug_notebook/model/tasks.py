@@ -293,6 +293,7 @@ class Run(Struct, frozen=True, array_like=True):
     written: int = 0  #: bytes
     environment: Address = ""  #: the blob with its `Environment`
     copied_from: str = ""  #: the mirror from which the store has it; empty where it was run for the store itself
+    waited: float = 0.0  #: seconds for a core, which others had; 0 where it wasn't measured
 
     @property
     def blobs(self) -> list[Address]:

@@ -194,6 +194,12 @@ class FunctionProfile(Struct, frozen=True):
     largest: Key = ""  #: the task that took most memory; of tasks that were not measured, most time
     args_repr: str = ""  #: its arguments
     killed: int = 0  #: runs that were ended for their memory
+    waited: float = 0.0  #: seconds for a core, on average
+
+    @property
+    def undelayed(self) -> float:
+        """The share of their time that these runs would have taken with a core for each."""
+        return 1 - self.waited / self.duration.mean if self.duration.mean else 1.0
 
 
 class Rest(Struct, frozen=True):

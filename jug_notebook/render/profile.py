@@ -30,6 +30,7 @@ def profile_of(name: str, outcomes: Sequence[Outcome]) -> FunctionProfile:
         _spread([run.written for run in measured]),
         largest.key,
         killed=sum(isinstance(outcome, Failed) and outcome.kind == "memory" for outcome in outcomes),
+        waited=math.fsum(min(run.waited, run.duration) for run in runs) / len(runs),
     )
 
 

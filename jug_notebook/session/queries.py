@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from jug_notebook import render
+from jug_notebook import render, system
 from jug_notebook.errors import NoSuchTask
 from jug_notebook.model import (
     Cause,
@@ -121,8 +121,7 @@ class Queries:
         workers = sum(alive and info.kind == "worker" for info, alive, _ in self._store.processes())
         found = [(count, views[name]) for name, count, _ in report.to_run if name in views]
         about, rough = "", len(found) < len(report.to_run) or any(view.mean is None for _, view in found)
-        loads = [Load(count, view.mean or 0.0, limits=view.limits) for count, view in found]
-        if timed and workers and (seconds := seconds_to_run(loads, workers)) >= 1:
+        if timed and workers and (seconds := self._seconds(found, workers)) >= 1:
             least = "at least" if rough else "about"
             about = f", {least} {render.duration(seconds)} on {render.plural(workers, 'worker')}"
         few = [key for name, _, key in report.to_run[:3] if name in views and views[name].size <= EXPLAINED]
@@ -136,6 +135,21 @@ class Queries:
         total, queued = report.queued + report.finished, report.queued
         runs = f"{queued:,} of {total:,} will run" if report.finished else f"{render.plural(queued)} will run"
         return clean(f"{runs}{about}{because}" + (f"; {report.finished:,} stored" if report.finished else ""))
+
+    def _seconds(self, found: Sequence[tuple[int, FunctionView]], workers: int) -> float:
+        """Return the estimated seconds until so many tasks of functions have run, in workers that are there."""
+        seconds = seconds_to_run([_load(count, view) for count, view in found], workers)
+        if seconds < 1:
+            return seconds
+        runs = [usual(self._access, view.name, 0.0) for _, view in found]
+        loads = [_load(count, undelayed(view, ran)) for (count, view), ran in zip(found, runs, strict=True)]
+        counts = [(count, ran) for (count, _), ran in zip(found, runs, strict=True)]
+        return max(seconds_to_run(loads, workers), seconds_of_cores(counts) if self._all_here() else 0.0)
+
+    def _all_here(self) -> bool:
+        """Are all workers on this host?"""
+        here = system.host()
+        return all(info.host == here for info, alive, _ in self._store.processes() if alive and info.kind == "worker")
 
     def other_numbers(self, report: CellReport) -> list[str]:
         """Return a line for each limit of a cell's functions for which others give another number: which one holds."""
@@ -440,6 +454,22 @@ def usual(access: StoreAccess, name: str, least: float = LONG) -> FunctionProfil
     ended = [key for key, _, verdict in access.store.calls(name) if verdict is not None and verdict.duration >= least]
     outcomes = [outcome for outcome in access.signed.outcomes(ended[-SAMPLE:]) if outcome is not None]
     return profile_of(name, outcomes) if outcomes else None
+
+
+def undelayed(view: FunctionView, runs: FunctionProfile | None) -> FunctionView:
+    """Return a function with the mean that its runs had had with a core for each: more may have run at a time."""
+    if runs is None or view.mean is None:
+        return view
+    return msgspec.structs.replace(view, mean=view.mean * runs.undelayed)
+
+
+def seconds_of_cores(counts: Iterable[tuple[int, FunctionProfile | None]]) -> float:
+    """Return the seconds that so many tasks of functions need of all cores of this host, as far as that is known."""
+    return sum(count * runs.cpu.mean for count, runs in counts if runs is not None) / system.cores()
+
+
+def _load(count: int, view: FunctionView) -> Load:
+    return Load(count, view.mean or 0.0, limits=view.limits)
 
 
 def _function_view(name: str, views: Sequence[TaskView], limits: tuple[LimitView, ...]) -> FunctionView:

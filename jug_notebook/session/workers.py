@@ -26,7 +26,7 @@ from jug_notebook.model import (
 from jug_notebook.render import duration, plural
 from jug_notebook.render.format import size
 from jug_notebook.session.access import StoreAccess
-from jug_notebook.session.queries import usual
+from jug_notebook.session.queries import seconds_of_cores, undelayed, usual
 from jug_notebook.session.results import Results
 from jug_notebook.session.targets import TargetResolver, graph_of
 from jug_notebook.store import PATIENCE
@@ -249,13 +249,14 @@ class Workers:
         else:
             functions, _ = graph_of(wanted, access.scope, access.store, access.signed)
         had = local.there(access.store, msgspec.structs.replace(options, size=size))
+        runs = {view.name: run for view in functions if view.open and (run := usual(access, view.name, 0.0))}
+        functions = tuple(undelayed(view, runs.get(view.name)) for view in functions)
         open_ones = [view for view in functions if view.open]
-        runs = [usual(access, view.name) or usual(access, view.name, 0.0) for view in open_ones]
-        known = [(view, run) for view, run in zip(open_ones, runs, strict=True) if run is not None]
         least = access.store.longest_chain({view.name: view.mean or 0.0 for view in open_ones}, access.scope, wanted)
         if here:
-            least = max(least, sum(view.open * run.cpu.mean for view, run in known) / system.cores())
-        peaks = {view.name: run.memory.p95 for view, run in known}
+            least = max(least, seconds_of_cores([(view.open, runs.get(view.name)) for view in open_ones]))
+        measured = {name: run if run.memory.largest else usual(access, name) for name, run in runs.items()}
+        peaks = {name: run.memory.p95 for name, run in measured.items() if run is not None}
         return Plan(functions, max(size, had), max(0, size - had), peaks, int(find_memory()[0]), least)
 
     def look(
@@ -378,6 +379,8 @@ def _text(name: str, given: Any) -> str | None:
 
 class Plan(msgspec.Struct, frozen=True):
     """What would run: by function, with ``workers`` workers, of which ``started`` would be new.
+
+    The mean of a function is that of runs with a core for each.
 
     ``peaks``: bytes that a task of each function usually takes at most; 0 where that isn't known. ``available``: the
     memory of this host. ``floor``: seconds that no number of workers goes below: those of the longest chain of tasks

@@ -28,7 +28,8 @@ class EnvironmentRecord:
             self._modules = len(sys.modules)
             if new := {name.partition(".")[0] for name in list(sys.modules)} - self._known - sys.stdlib_module_names:
                 self._known |= new
-                self._packages |= {name: version for name in new if (version := version_of(name))}
+                public = (name for name in new if not name.startswith("_"))  # others belong to these, or to no package
+                self._packages |= {name: version for name in public if (version := version_of(name))}
             packages = dict(sorted(self._packages.items()))
             record = Environment(platform.python_implementation(), platform.python_version(), system_text(), packages)
             self._address = self._put([msgspec.msgpack.encode(record)])

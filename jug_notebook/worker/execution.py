@@ -241,8 +241,7 @@ class TaskRunner:
         failure: BaseException | None = None
         if self._alone:
             context.begin_turn(claim.name)
-        stray = self._listener.begin()
-        if stray:  # threads or subprocesses that a task left behind
+        if stray := self._listener.begin():  # threads or subprocesses that a task left behind
             with suppress(StoreError):
                 self._store.notice(self._me.id, "".join(text for _, text in stray))
         try:
@@ -273,7 +272,8 @@ class TaskRunner:
         run = Run(
             self._me.id, self._me.host, self._me.pid, self._me.user, self._me.python, started, duration,
             clock.cpu() - cpu + used.cpu, claim.lease.attempt, self._listener.take(),
-            tuple(map(self._stored, displays)), used.peak, used.read, used.written, self._environment.address(),
+            tuple(map(self._stored, displays)), used.peak, used.read, used.written, self._environment.address(), "",
+            used.waited,
         )  # fmt: skip
         context.end_turn()
         if duration > SPAWN_TIME:

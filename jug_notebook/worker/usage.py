@@ -18,12 +18,16 @@ MAXRSS = 1024 if sys.platform == "linux" else 1  #: bytes in a unit of ``ru_maxr
 
 
 class Usage(NamedTuple):
-    """``cpu``: seconds; ``peak``: resident bytes at most, with those of subprocesses. 0 where it wasn't measured."""
+    """``cpu``: seconds; ``peak``: resident bytes at most, with those of subprocesses. 0 where it wasn't measured.
+
+    ``waited``: seconds for which the main thread could run, and no core was free.
+    """
 
     cpu: float = 0.0
     peak: int = 0
     read: int = 0
     written: int = 0
+    waited: float = 0.0
 
 
 class Meter:
@@ -36,19 +40,25 @@ class Meter:
 
     def __init__(self, alone: bool) -> None:
         self._alone = alone
-        self._reset = self._status = self._io = -1
+        self._reset = self._status = self._io = self._schedule = -1
         if alone and sys.platform == "linux":
             with suppress(OSError):  # some containers refuse them
                 self._reset = os.open("/proc/self/clear_refs", os.O_WRONLY | os.O_CLOEXEC)
                 self._status = os.open("/proc/self/status", os.O_RDONLY | os.O_CLOEXEC)
                 self._io = os.open("/proc/self/io", os.O_RDONLY | os.O_CLOEXEC)
+            with suppress(OSError):  # some kernels don't keep it
+                self._schedule = os.open("/proc/self/schedstat", os.O_RDONLY | os.O_CLOEXEC)
         self._children, self._largest = self._subprocesses()
         self._begun = (0, 0)
+        self._waited = self._waiting()
         self._watch: _Watch | None = None
 
     def begin(self, long: bool) -> None:
         """A task begins, which may be ``long``: of others, what went before them counts, too."""
-        if long and self._io >= 0:
+        if not long:
+            return
+        self._waited = self._waiting()
+        if self._io >= 0:
             os.pwrite(self._reset, b"5", 0)
             self._begun = self._transferred()
             if self._watch is not None:
@@ -61,8 +71,10 @@ class Meter:
         children, most = self._children, self._largest
         self._children, self._largest = self._subprocesses()
         spent = self._children - children
+        before, self._waited = self._waited, self._waiting()
+        waited = self._waited - before
         if self._io < 0:
-            return Usage(spent)
+            return Usage(spent, waited=waited)
         peak = self._own_peak()
         if self._watch is not None:
             peak += max(self._watch.end(), self._largest if self._largest > most else 0)
@@ -70,7 +82,7 @@ class Meter:
             peak += self._largest if spent else 0
             self._watch = _Watch()
         read, written = self._transferred()
-        usage = Usage(spent, peak, max(0, read - self._begun[0]), max(0, written - self._begun[1]))
+        usage = Usage(spent, peak, max(0, read - self._begun[0]), max(0, written - self._begun[1]), waited)
         self._begun = read, written
         return usage
 
@@ -78,6 +90,10 @@ class Meter:
         """Return the processor seconds of those that have ended, and the most memory that any of them had."""
         used = resource.getrusage(resource.RUSAGE_CHILDREN)
         return used.ru_utime + used.ru_stime, used.ru_maxrss * MAXRSS
+
+    def _waiting(self) -> float:
+        """Return the seconds for which the main thread has waited for a core so far."""
+        return int(os.pread(self._schedule, 100, 0).split()[1]) / 1e9 if self._schedule >= 0 else 0.0
 
     def _own_peak(self) -> int:
         _, _, rest = os.pread(self._status, 4096, 0).partition(b"VmHWM:")
