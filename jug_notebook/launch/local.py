@@ -28,15 +28,14 @@ from jug_notebook.worker.loop import FailureWatcher, work
 from jug_notebook.worker.status import SharedStatus, first_of_crew
 from jug_notebook.worker.supervisor import TICK
 
+OBEYED = 5.0  #: seconds in which a supervisor that is ending takes an order to keep workers again, or has ended
 TAIL = 2000  #: bytes of a failed start's output that is displayed
 
 
 def launch(store: Store, options: WorkerOptions, clock: Clock = CLOCK) -> Crew:
     """Have ``options.size`` workers on this host; returns at once. A live supervisor of the same crew is used again."""
     name = _name(options)
-    living = _living(store, name)
-    if living:
-        send_order(store, living[:1], Scale(options.size, at_least=True))
+    if _takes_more(store, name, options.size, clock):
         return Crew(store, [WorkerGroup(store, name, clock=clock)], clock)
     if split(store.url)[0] == "memory":
         if options.gpus is not None or options.resources or options.env:
@@ -46,6 +45,22 @@ def launch(store: Store, options: WorkerOptions, clock: Clock = CLOCK) -> Crew:
         ThreadSupervisor(store, name, options, clock).start()
         return Crew(store, [WorkerGroup(store, name, clock=clock)], clock)
     return Crew(store, [_detached(store, name, options, clock)], clock)
+
+
+def _takes_more(store: Store, name: str, size: int, clock: Clock) -> bool:
+    """Have a live supervisor of this crew keep ``size`` workers. Return False where there is none that will.
+
+    One that is ending, for the workers were stopped a moment ago, may have had its last look at its orders.
+    """
+    living = sorted(_living(store, name), key=lambda info: not info.size)
+    if not living:
+        return False
+    send_order(store, living[:1], Scale(size, at_least=True))
+    until, seen = clock.monotonic() + OBEYED, -1
+    while living and not any(info.size for info in living) and clock.monotonic() < until:
+        seen = store.watch(seen, TICK)
+        living = _living(store, name)
+    return bool(living)
 
 
 def there(store: Store, options: WorkerOptions) -> int:
