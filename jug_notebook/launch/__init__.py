@@ -12,25 +12,13 @@ from html import escape
 from jug_notebook import render, system
 from jug_notebook.clock import CLOCK, Clock
 from jug_notebook.errors import LaunchError
-from jug_notebook.model import Order, Scale, Stop, WorkerInfo
+from jug_notebook.model import Scale, Stop, WorkerId, WorkerInfo
 from jug_notebook.store import Store
 from jug_notebook.system import waiting_time
 from jug_notebook.worker import number_of_workers
-from jug_notebook.worker.process import wake
+from jug_notebook.worker.orders import send_order
 
 STARTING = 20.0  #: seconds after which a process that has not registered is no longer waited for
-
-
-def send_order(store: Store, supervisors: Sequence[WorkerInfo], order: Order) -> None:
-    """Order, so that supervisors of this host act at once, others with their next heartbeat."""
-    store.order([info.id for info in supervisors], order)
-    for info in supervisors:
-        wake(info)
-
-
-def living(store: Store, name: str) -> list[WorkerInfo]:
-    """The live supervisors of a crew of that name."""
-    return [info for info, alive, _ in store.processes() if alive and info.kind == "supervisor" and info.crew == name]
 
 
 class WorkerGroup:
@@ -45,6 +33,7 @@ class WorkerGroup:
     coming: int | None = None  #: workers that are starting, where that is known better than from ``size``
     notes: tuple[str, ...] = ()  #: what is to be known of workers that are starting, a line each
     begins_once = True  #: once workers have been seen, none is starting
+    engaged: tuple[WorkerId, int] = ("", 0)  #: a supervisor that was running already, and its heartbeat at our order
 
     def __init__(self, store: Store, name: str, place: str = "", size: int = 0, clock: Clock = CLOCK) -> None:
         self.store = store
@@ -64,7 +53,16 @@ class WorkerGroup:
 
         Where none could be started, `failure` says why from now on.
         """
-        return bool(supervisors) and not workers and not self._late and any(info.size > 0 for info in supervisors)
+        if workers or not supervisors or self._late:
+            return False
+        return not self.has_obeyed(supervisors) or any(info.size > 0 for info in supervisors)
+
+    def has_obeyed(self, supervisors: Sequence[WorkerInfo]) -> bool:
+        """Is what is known of these supervisors, and of their workers, from after our order?"""
+        name, beat = self.engaged
+        return self._late or not any(
+            info.id == name and (info.size == 0 or info.beat <= beat + 1) for info in supervisors
+        )
 
     @property
     def _late(self) -> bool:
@@ -73,10 +71,12 @@ class WorkerGroup:
     def scale(self, size: int, supervisors: Sequence[WorkerInfo]) -> None:
         """Have ``size`` workers here; surplus ones end after their current task."""
         self._since = self.clock.monotonic()
+        self.engaged = next(((info.id, info.beat) for info in supervisors), ("", 0))
         send_order(self.store, supervisors, Scale(size))
 
     def stop(self, now: bool, supervisors: Sequence[WorkerInfo]) -> None:
         """End the workers here, also those that are still starting."""
+        self.engaged = ("", 0)
         send_order(self.store, supervisors, Stop(now))
 
     def abandon(self, supervisors: Sequence[WorkerInfo]) -> None:
@@ -170,7 +170,9 @@ class Crew:
         if self._begun:
             return [(group, False) for group in self.groups]
         crew = self._crew()
-        self._begun = all(workers and group.begins_once for group, _, workers in crew)
+        self._begun = all(
+            workers and group.begins_once and group.has_obeyed(supervisors) for group, supervisors, workers in crew
+        )
         return [(group, group.is_starting(supervisors, workers)) for group, supervisors, workers in crew]
 
     def _crew(self) -> list[tuple[WorkerGroup, list[WorkerInfo], list[WorkerInfo]]]:

@@ -27,7 +27,7 @@ from blake3 import blake3
 from jug_notebook import system
 from jug_notebook.clock import CLOCK, Clock
 from jug_notebook.errors import LaunchError, StoreError
-from jug_notebook.launch import STARTING, Crew, WorkerGroup, send_order
+from jug_notebook.launch import STARTING, Crew, WorkerGroup
 from jug_notebook.launch.local import environment
 from jug_notebook.launch.remote import BOOT, Report, Request, answers, mirror_of
 from jug_notebook.model import Stop, WorkerInfo
@@ -35,6 +35,7 @@ from jug_notebook.render import plural
 from jug_notebook.store import Store, keyring, split
 from jug_notebook.worker import WorkerOptions
 from jug_notebook.worker.notices import notices
+from jug_notebook.worker.orders import send_order
 
 TICK = 0.1  #: seconds between two looks for workers that were stopped before they started
 LOST = 30.0  #: seconds for which an engine that is gone may come again: Dask runs what was lost elsewhere

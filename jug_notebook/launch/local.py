@@ -17,7 +17,7 @@ import msgspec
 from jug_notebook import system
 from jug_notebook.clock import CLOCK, Clock
 from jug_notebook.errors import LaunchError
-from jug_notebook.launch import Crew, WorkerGroup, living, send_order
+from jug_notebook.launch import Crew, WorkerGroup
 from jug_notebook.model import Order, Scale, Stop, WorkerInfo
 from jug_notebook.store import Store, split
 from jug_notebook.store.sealing import Seal
@@ -25,18 +25,20 @@ from jug_notebook.store.signed import seal_of
 from jug_notebook.worker import WorkerOptions
 from jug_notebook.worker.capture import ThreadCapture, restore_streams
 from jug_notebook.worker.loop import FailureWatcher, work
+from jug_notebook.worker.orders import engage, living
 from jug_notebook.worker.status import SharedStatus, first_of_crew
 from jug_notebook.worker.supervisor import TICK
 
-OBEYED = 5.0  #: seconds in which a supervisor that is ending takes an order to keep workers again, or has ended
 TAIL = 2000  #: bytes of a failed start's output that is displayed
 
 
 def launch(store: Store, options: WorkerOptions, clock: Clock = CLOCK) -> Crew:
     """Have ``options.size`` workers on this host; returns at once. A live supervisor of the same crew is used again."""
     name = _name(options)
-    if _takes_more(store, name, options.size, clock):
-        return Crew(store, [WorkerGroup(store, name, clock=clock)], clock)
+    if found := engage(store, lambda: _living(store, name), Scale(options.size, at_least=True)):
+        group = WorkerGroup(store, name, clock=clock)
+        group.engaged = found.id, found.beat
+        return Crew(store, [group], clock)
     if split(store.url)[0] == "memory":
         if options.gpus is not None or options.resources or options.env:
             raise LaunchError(
@@ -45,22 +47,6 @@ def launch(store: Store, options: WorkerOptions, clock: Clock = CLOCK) -> Crew:
         ThreadSupervisor(store, name, options, clock).start()
         return Crew(store, [WorkerGroup(store, name, clock=clock)], clock)
     return Crew(store, [_detached(store, name, options, clock)], clock)
-
-
-def _takes_more(store: Store, name: str, size: int, clock: Clock) -> bool:
-    """Have a live supervisor of this crew keep ``size`` workers. Return False where there is none that will.
-
-    One that is ending, for the workers were stopped a moment ago, may have had its last look at its orders.
-    """
-    living = sorted(_living(store, name), key=lambda info: not info.size)
-    if not living:
-        return False
-    send_order(store, living[:1], Scale(size, at_least=True))
-    until, seen = clock.monotonic() + OBEYED, -1
-    while living and not any(info.size for info in living) and clock.monotonic() < until:
-        seen = store.watch(seen, TICK)
-        living = _living(store, name)
-    return bool(living)
 
 
 def there(store: Store, options: WorkerOptions) -> int:
@@ -181,13 +167,22 @@ class ThreadSupervisor(threading.Thread):
 
     def run(self) -> None:
         tick = threading.Event()
-        while self._threads and first_of_crew(self._me.crew, self._me, self._store.processes(), {}).id == self._me.id:
+        while self._is_first() and (self._threads or not self._left_crew()):
             tick.wait(TICK)
             self._beat()
         for thread in self._threads:
             thread.status.stop()
         self._store.leave([self._me.id, *(thread.info.id for thread in self._threads)])
         restore_streams()
+
+    def _is_first(self) -> bool:
+        return first_of_crew(self._me.crew, self._me, self._store.processes(), {}).id == self._me.id
+
+    def _left_crew(self) -> bool:
+        """Leave the crew, so that nobody counts on us; False where an order to have workers came just before."""
+        for order in self._store.renew([msgspec.structs.replace(self._me, crew="", size=0)]):
+            self._obey(order)
+        return not self._threads
 
     def _fill(self) -> None:
         while sum(not thread.status.stopping for thread in self._threads) < self._size:

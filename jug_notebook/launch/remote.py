@@ -20,13 +20,13 @@ from msgspec import Struct
 from jug_notebook import system
 from jug_notebook.clock import CLOCK
 from jug_notebook.errors import JugError
-from jug_notebook.launch import living, send_order
 from jug_notebook.model import Scale, WorkerInfo
 from jug_notebook.store import Store, exists, keyring, open_store, split
 from jug_notebook.store.atomic import Folder
 from jug_notebook.worker import WorkerOptions, notices
 from jug_notebook.worker.execution import mapped
 from jug_notebook.worker.notices import Notice
+from jug_notebook.worker.orders import engage, living
 from jug_notebook.worker.supervisor import supervise
 
 MARK = "jn1 "
@@ -135,6 +135,7 @@ class Answer(Struct, frozen=True, omit_defaults=True):
     supervisor: str = ""
     size: int = 0  #: and how many in all
     before: int = 0  #: and how many of these were there already
+    beat: int = 0  #: of a supervisor that was there already: its heartbeat at the order
 
 
 def serve(request: object) -> None:
@@ -146,12 +147,9 @@ def serve(request: object) -> None:
     if store is None or asked.check:
         return
     size = asked.options.size or system.cores()
-    there = [info for info in living(store, asked.crew) if system.running(info)]
-    if there:
-        send_order(store, there[:1], Scale(size, at_least=True))
-        message = Answer(
-            host=system.host(), supervisor=there[0].id, size=max(size, there[0].size), before=there[0].size
-        )
+    if found := engage(store, lambda: _running(store, asked.crew), Scale(size, at_least=True)):
+        most = max(size, found.size)
+        message = Answer(host=system.host(), supervisor=found.id, size=most, before=found.size, beat=found.beat)
         store.close()
         _send(message)
         return
@@ -163,6 +161,11 @@ def serve(request: object) -> None:
         _supervise(asked, url, size, lambda me: _send(Answer(host=me.host, supervisor=me.id, size=size)), lead=0)
     else:
         _detach(asked, url, size)
+
+
+def _running(store: Store, crew: str) -> list[WorkerInfo]:
+    """Return the supervisors of a crew on this machine."""
+    return [info for info in living(store, crew) if system.running(info)]
 
 
 def supervise_job(asked: Request) -> int:
@@ -193,7 +196,7 @@ def _looked_around(asked: Request, checks: list[Check]) -> Store | None:
             )
             checks += _packages(asked)
             if asked.check:
-                running = sum(info.size for info in living(store, asked.crew) if system.running(info))
+                running = sum(info.size for info in _running(store, asked.crew))
                 more = max(0, (asked.options.size or system.cores()) - running)
                 checks.append(Check("workers", f"{running} are there, {more} would be started"))
     except JugError as error:

@@ -33,13 +33,14 @@ from msgspec import Struct
 from jug_notebook import system
 from jug_notebook.clock import CLOCK, Clock
 from jug_notebook.errors import LaunchError
-from jug_notebook.launch import Crew, WorkerGroup, living, send_order
+from jug_notebook.launch import Crew, WorkerGroup
 from jug_notebook.launch.local import environment
 from jug_notebook.launch.remote import Check, Request, mirror_of
 from jug_notebook.model import Scale, Stop, WorkerInfo
 from jug_notebook.render import duration, parse_duration, plural
 from jug_notebook.store import Store, atomic, keyring, split
 from jug_notebook.worker import WorkerOptions, number_of_workers
+from jug_notebook.worker.orders import engage, living, send_order
 
 IDLE = 30.0  #: seconds with nothing to do after which a job ends, notebook or not: it costs money
 MAX_ARRAY = 1000  #: jobs in one array; Slurm's own limit is 1001 unless set otherwise
@@ -439,12 +440,8 @@ def launch(
     group.file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     crew, up_to = Crew(store, [group], clock), group.plan.settings.up_to
     group.have(options.size, crew.supervisors)
-    if up_to:
-        scaler = living(store, group.name)
-        if scaler:
-            send_order(store, scaler, Scale(up_to))
-        else:
-            group.scaler = _start_scaler(group)
+    if up_to and engage(store, lambda: living(store, group.name), Scale(up_to)) is None:
+        group.scaler = _start_scaler(group)
     return crew
 
 

@@ -20,12 +20,12 @@ import msgspec
 from jug_notebook import system
 from jug_notebook.clock import CLOCK, Clock
 from jug_notebook.errors import JugError, LaunchError, StoreError
-from jug_notebook.launch import living
 from jug_notebook.launch.remote import supervise_job
 from jug_notebook.launch.slurm import FAILED, TOO_LONG, Plan, SlurmGroup, cancel, read_plan, run, submit
-from jug_notebook.model import BEAT, Snapshot, State, Stop, WorkerInfo
+from jug_notebook.model import BEAT, Order, Snapshot, State, Stop, WorkerInfo
 from jug_notebook.render import duration
 from jug_notebook.store import Store, open_store
+from jug_notebook.worker.orders import living
 
 MARGIN = 5.0  #: seconds before the end of a job by which tasks must have ended
 GOAL = 30.0  #: seconds in which as many workers as the scaler wants would run what is ready
@@ -92,23 +92,30 @@ class Scaler:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: ended.set())
         try:
+            orders = self._renew(self.me)
             while not ended.is_set():
-                self._beat += 1
-                orders = self.store.renew([msgspec.structs.replace(self.me, beat=self._beat, note=self.note)])
                 for order in orders:
                     if isinstance(order, Stop):
                         self.group.stop(order.now, self._supervisors())
                         return 0
                     self.most = max(self.most, order.size) if order.at_least else order.size
-                if self._is_second() or not self._step(self.clock.monotonic()):
+                if self._is_second():
                     return 0
-                ended.wait(BEAT)
+                if self._step(self.clock.monotonic()):
+                    ended.wait(BEAT)
+                    orders = self._renew(self.me)
+                elif not (orders := self._renew(msgspec.structs.replace(self.me, crew=""))):  # see `worker.orders`
+                    return 0
             self.group.stop(False, self._supervisors())
             return 0
         finally:
             with suppress(StoreError, OSError):
                 self.store.leave([self.me.id])
                 self.store.close()
+
+    def _renew(self, me: WorkerInfo) -> list[Order]:
+        self._beat += 1
+        return self.store.renew([msgspec.structs.replace(me, beat=self._beat, note=self.note)])
 
     def _is_second(self) -> bool:
         """Was another scaler of the same request here first?"""

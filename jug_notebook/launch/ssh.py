@@ -25,7 +25,7 @@ import msgspec
 from jug_notebook import system
 from jug_notebook.clock import CLOCK, Clock
 from jug_notebook.errors import JugError, LaunchError, StoreError
-from jug_notebook.launch import WorkerGroup, living, send_order
+from jug_notebook.launch import WorkerGroup
 from jug_notebook.launch.remote import BOOT, Answer, Check, Report, Request, answers, mirror_of, python_check
 from jug_notebook.model import Scale, Stop, WorkerInfo
 from jug_notebook.render import plural
@@ -33,6 +33,7 @@ from jug_notebook.store import Store, split
 from jug_notebook.worker import WorkerOptions
 from jug_notebook.worker.execution import mapped
 from jug_notebook.worker.notices import notices
+from jug_notebook.worker.orders import engage, living
 
 TIMEOUT = 30.0  #: seconds for all that is done on a host, besides ``setup``
 SETUP = 120.0  #: seconds for that
@@ -250,10 +251,8 @@ class RemoteGroup(WorkerGroup):
     def _order_through_the_store(self) -> None:
         """Running workers can get orders without ssh."""
         with suppress(StoreError, OSError):
-            there = living(self.store, self.name)
-            if there:
-                send_order(self.store, there[:1], Scale(self.size, at_least=True))
-                one = there[0]
+            if one := engage(self.store, lambda: living(self.store, self.name), Scale(self.size, at_least=True)):
+                self.engaged = one.id, one.beat
                 self.answer = Answer(host=one.host, supervisor=one.id, size=self.size, before=one.size)
                 message = self.failure.partition(": ")[2].partition("; ")[0]
                 self.report = Report(
@@ -311,6 +310,8 @@ class RemoteGroup(WorkerGroup):
                 self._add(_package(answer.package, answer.path, wanted.version, answer.error))
         elif answer.host:
             self.answer, self.size = answer, answer.size
+            if answer.beat:
+                self.engaged = answer.supervisor, answer.beat
         else:
             self._add(*answer.checks)
             if answer.now:

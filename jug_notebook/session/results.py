@@ -298,7 +298,7 @@ class Results:
 
     def _no_workers(self, count: int) -> str:
         """Return why waiting would never end; empty where workers are alive."""
-        if self.workers() or self._starting():
+        if self.workers() or self._starting() or self.workers():  # those that were starting may have come meanwhile
             return ""
         return _for_ever(self._store, count)
 

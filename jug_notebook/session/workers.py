@@ -21,6 +21,7 @@ from jug_notebook.model import (
     State,
     Stop,
     Target,
+    WorkerInfo,
     seconds_to_run,
 )
 from jug_notebook.render import duration, plural
@@ -33,6 +34,7 @@ from jug_notebook.store import PATIENCE
 from jug_notebook.worker import WorkerOptions, number_of_workers
 from jug_notebook.worker.execution import TaskRunner
 from jug_notebook.worker.loop import FailureWatcher, work_in_process
+from jug_notebook.worker.orders import engage, send_order
 from jug_notebook.worker.resources import find_memory
 
 if TYPE_CHECKING:
@@ -335,8 +337,6 @@ class Workers:
                 crew.abandon()
         self.stopped = [group.stopped for crew in own for group in crew.groups if group.stopped]
         if others := [info for info in supervisors if info.id not in of_own]:
-            from jug_notebook.launch import send_order
-
             send_order(self._access.store, others, Stop(now))
         ending = [info for info in supervisors if not info.size] if now else []  # told before, and not there yet
         finishing = sum(info.kind == "worker" and info.supervisor in {one.id for one in ending} for info in alive)
@@ -354,18 +354,23 @@ class Workers:
 
     def add_workers(self, count: int = 1) -> int:
         """Have ``count`` more workers on this host than now. Return how many that makes. Raises LaunchError."""
-        from jug_notebook.launch import send_order
-
         count = number_of_workers("count", count)
-        store, here = self._access.store, (system.host(), self._access.user)
-        alive = [info for info, alive, _ in store.processes() if alive and (info.host, info.user) == here]
-        supervisors = [i for i in alive if i.kind == "supervisor" and not i.place.startswith("Slurm")]  # a job has one
-        if not supervisors:
-            size = count + sum(info.kind == "worker" for info in alive)
-            self.execute(size)
-            return size
-        send_order(store, supervisors[:1], Scale(supervisors[0].size + count, at_least=True))
-        return count + sum(info.size for info in supervisors)
+        store = self._access.store
+
+        def alive(kind: str) -> list[WorkerInfo]:
+            here = kind, system.host(), self._access.user
+            return [info for info, alive, _ in store.processes() if alive and (info.kind, info.host, info.user) == here]
+
+        def supervisors() -> list[WorkerInfo]:
+            lasting = [info for info in alive("supervisor") if info.crew or info.size]  # without either, it is ending
+            return [info for info in lasting if not info.place.startswith("Slurm")]  # a job has one worker
+
+        found = supervisors()
+        if found and engage(store, supervisors, Scale(found[0].size + count, at_least=True)):
+            return count + sum(info.size for info in found)
+        size = count + len(alive("worker"))
+        self.execute(size)
+        return size
 
 
 def _text(name: str, given: Any) -> str | None:

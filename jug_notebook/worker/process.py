@@ -34,9 +34,8 @@ from jug_notebook.worker.capture import Capture, Files
 from jug_notebook.worker.channel import StoreServer, connected
 from jug_notebook.worker.displays import DisplayBuffer
 from jug_notebook.worker.loop import FailureWatcher, work
+from jug_notebook.worker.orders import WAKE
 from jug_notebook.worker.status import LIMIT_REACHED, TASK_FAILED, Running, SharedStatus, Termination
-
-WAKE = getattr(signal, "SIGURG", None)  #: "look at your orders"; a process that does not listen for it isn't harmed
 
 #: batch systems give notice with these, to the whole job: no new task, but what runs may end (Slurm's --signal, SGE's
 #: -notify, limits of processor time). Workers ignore them; their supervisor does not.
@@ -236,13 +235,6 @@ def _fork(run: Callable[[], int]) -> int:
         os.write(2, traceback.format_exc().encode())
     finally:
         os._exit(status)
-
-
-def wake(info: WorkerInfo) -> None:
-    """Make a supervisor of this host look at its orders now. Others see them with their next heartbeat."""
-    if WAKE is not None and info.pid != os.getpid() and system.running(info):
-        with suppress(ProcessLookupError, PermissionError):  # it has just ended; or another user's
-            os.kill(info.pid, WAKE)
 
 
 def _die_with(parent: int, parent_pipe: int) -> None:

@@ -32,14 +32,13 @@ from jug_notebook.worker import WorkerOptions
 from jug_notebook.worker.channel import StoreServer
 from jug_notebook.worker.leftovers import drop_leftovers
 from jug_notebook.worker.notifier import Notifier
+from jug_notebook.worker.orders import WAKE, engage
 from jug_notebook.worker.process import (
     MOVED,
     NOTICE,
-    WAKE,
     ForkContext,
     WorkerProcess,
     signal_group,
-    wake,
 )
 from jug_notebook.worker.resources import LOCKS, HostLocks, Reservations, find_devices, find_memory
 from jug_notebook.worker.status import (
@@ -154,6 +153,7 @@ class Supervisor:
 
     _workers: dict[int, WorkerProcess] = field(default_factory=dict)  #: by pid
     _ending: bool = False  #: no worker is replaced from now on
+    _in_crew: bool = True  #: until it is about to end, see `worker.orders`
     _beat: int = 0
     _beats_seen: dict[WorkerId, int] = field(default_factory=dict)  #: see `first_of_crew`
     _startup_crashes: int = 0  #: in a row
@@ -195,7 +195,9 @@ class Supervisor:
         try:
             self._renew()
             if self._is_second():
-                return 0
+                self._ending = True
+                if self._left_crew():
+                    return 0
             if self.ready is not None:
                 text = f"pid {self._me.pid}, Python {self._me.python} ({sys.executable}), workers: {self.size}\n"
                 self._notice(self._me.id, text)
@@ -245,7 +247,10 @@ class Supervisor:
             if not self._ending and now >= self._fork_at:
                 self._fill(end)
             if self._ending and not self._workers and not self._ambiguous:
-                return 1 if self._startup_crashes >= MAX_STARTUP_CRASHES else 0
+                crashed = self._startup_crashes >= MAX_STARTUP_CRASHES
+                if self._left_crew():
+                    return 1 if crashed else 0
+                settled_crew = now + RIVALS
             self._enforce_limits(now)
             if now >= next_beat:
                 next_beat = now + BEAT
@@ -312,7 +317,8 @@ class Supervisor:
 
     def _info(self) -> WorkerInfo:
         size, note = 0 if self._ending else self.size, self._note or self._notifier.note
-        return msgspec.structs.replace(self._me, beat=self._beat, size=size, **self._server.info(note))
+        crew = self.crew if self._in_crew else ""
+        return msgspec.structs.replace(self._me, beat=self._beat, crew=crew, size=size, **self._server.info(note))
 
     def _beat_all(self) -> None:
         for process in self._workers.values():
@@ -331,7 +337,7 @@ class Supervisor:
         staying = [process for process in self._workers.values() if not process.leaving]
         size = max(order.size, len(staying) if self._ending else self.size) if order.at_least else order.size
         self.size = size
-        self._ending = False
+        self._ending = self._ended_at_once = False
         self._startup_crashes = 0
         if size == 0:
             self._end()
@@ -344,12 +350,21 @@ class Supervisor:
         if not self.crew:
             return False
         with self._absence.tolerated():
-            first = first_of_crew(self.crew, self._me, self.store.processes(), self._beats_seen)
-            if first.id != self._me.id:
-                self.store.order([first.id], Scale(self.size, at_least=True))
-                wake(first)
-                return True
+            return engage(self.store, self._elder, Scale(self.size, at_least=True)) is not None
         return False
+
+    def _elder(self) -> list[WorkerInfo]:
+        first = first_of_crew(self.crew, self._me, self.store.processes(), self._beats_seen)
+        return [] if first.id == self._me.id else [first]
+
+    def _left_crew(self) -> bool:
+        """Leave the crew, so that nobody counts on us; False where an order to have workers came just before."""
+        if not self.crew:
+            return True
+        self._in_crew = False
+        self._renew()
+        self._in_crew = not self._ending
+        return self._ending
 
     def _is_alive(self, session: WorkerId) -> bool:
         with self._absence.tolerated():

@@ -25,8 +25,8 @@ from jug_notebook.model import Failed, Lease, Scale, State, Stop, Target, Worker
 from jug_notebook.scheduler.views import SUPERVISOR_DIED
 from jug_notebook.store import Store, open_store
 from jug_notebook.worker import WorkerOptions
+from jug_notebook.worker.orders import wake
 from jug_notebook.worker.status import Running, Termination, cause_of_death, death_outcome, first_of_crew, overstepped
-from jug_notebook.worker.supervisor import wake
 from tests.servers import Server
 from tests.workbench import ORIGIN, PATIENCE, Fifo, Submitter, cell, is_readable, wait_until
 
@@ -526,6 +526,61 @@ def test_a_supervisor_that_was_stopping_can_be_called_back(site: Site) -> None:
     site.order(Scale(1))
     site.until_workers(2)
     assert site.tasks.value(site.tasks.submit("def f(): return 1")) == 1
+
+
+ORDERED_AS_IT_ENDS = """
+import sys
+from jug_notebook.model import Scale
+from jug_notebook.store import open_store
+from jug_notebook.worker import WorkerOptions, supervisor
+from jug_notebook.worker.orders import engage, living
+
+other = open_store(sys.argv[1])
+leave = supervisor.Supervisor._left_crew
+
+def order():
+    print(engage(other, lambda: living(other, "c"), Scale(1)) is not None, flush=True)
+
+def ordered(self):
+    if not answers:
+        order()
+    answers.append(leave(self))
+    if answers[-1]:
+        order()
+    return answers[-1]
+
+answers = []
+supervisor.Supervisor._left_crew = ordered
+status = supervisor.supervise(sys.argv[1], WorkerOptions(1, idle_timeout=0), crew="c")
+print(answers, status)
+"""
+
+
+def test_an_order_to_a_supervisor_that_ends_is_obeyed_or_seen_to_be_late(site: Site) -> None:
+    ended = subprocess.run([sys.executable, "-c", ORDERED_AS_IT_ENDS, site.store.url], capture_output=True, text=True)
+    assert ended.stdout.split("\n")[:3] == ["True", "False", "[False, True] 0"], ended.stderr
+
+
+def test_workers_asked_for_as_others_end_are_waited_for(site: Site) -> None:
+    crew = local.launch(site.store, WorkerOptions(1))
+    site.hang()
+    worker = int(site.fifo.read_line())
+    [supervisor] = crew.supervisors
+    try:
+        crew.stop()
+        wait_until(site.store, lambda: crew.supervisors[0].size == 0)
+        os.kill(supervisor.pid, signal.SIGSTOP)
+        again = local.launch(site.store, WorkerOptions(1))
+        assert not again.starting, "there is one"
+        os.kill(worker, signal.SIGKILL)
+        wait_until(site.store, lambda: not site.alive())
+        assert again.starting, "the supervisor is about to start one"
+        os.kill(supervisor.pid, signal.SIGCONT)
+        assert int(site.fifo.read_line()) != worker
+    finally:
+        os.kill(supervisor.pid, signal.SIGCONT)
+        crew.stop(now=True)
+        wait_until(site.store, lambda: not site.alive("supervisor"))
 
 
 def test_a_tied_supervisor_ends_with_its_session(site: Site) -> None:
