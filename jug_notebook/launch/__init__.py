@@ -16,7 +16,7 @@ from jug_notebook.model import Scale, Stop, WorkerId, WorkerInfo
 from jug_notebook.store import Store
 from jug_notebook.system import waiting_time
 from jug_notebook.worker import number_of_workers
-from jug_notebook.worker.orders import send_order
+from jug_notebook.worker.crew import send_order
 
 STARTING = 20.0  #: seconds after which a process that has not registered is no longer waited for
 

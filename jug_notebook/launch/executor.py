@@ -34,8 +34,8 @@ from jug_notebook.model import Stop, WorkerInfo
 from jug_notebook.render import plural
 from jug_notebook.store import Store, keyring, split
 from jug_notebook.worker import WorkerOptions
+from jug_notebook.worker.crew import send_order
 from jug_notebook.worker.notices import notices
-from jug_notebook.worker.orders import send_order
 
 TICK = 0.1  #: seconds between two looks for workers that were stopped before they started
 LOST = 30.0  #: seconds for which an engine that is gone may come again: Dask runs what was lost elsewhere

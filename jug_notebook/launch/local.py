@@ -24,9 +24,9 @@ from jug_notebook.store.sealing import Seal
 from jug_notebook.store.signed import seal_of
 from jug_notebook.worker import WorkerOptions
 from jug_notebook.worker.capture import ThreadCapture, restore_streams
+from jug_notebook.worker.crew import engage, first_of_crew, living
 from jug_notebook.worker.loop import FailureWatcher, work
-from jug_notebook.worker.orders import engage, living
-from jug_notebook.worker.status import SharedStatus, first_of_crew
+from jug_notebook.worker.status import SharedStatus
 from jug_notebook.worker.supervisor import TICK
 
 TAIL = 2000  #: bytes of a failed start's output that is displayed

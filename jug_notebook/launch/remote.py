@@ -24,9 +24,9 @@ from jug_notebook.model import Scale, WorkerInfo
 from jug_notebook.store import Store, exists, keyring, open_store, split
 from jug_notebook.store.atomic import Folder
 from jug_notebook.worker import WorkerOptions, notices
+from jug_notebook.worker.crew import engage, living
 from jug_notebook.worker.execution import mapped
 from jug_notebook.worker.notices import Notice
-from jug_notebook.worker.orders import engage, living
 from jug_notebook.worker.supervisor import supervise
 
 MARK = "jn1 "

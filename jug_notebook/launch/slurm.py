@@ -40,7 +40,7 @@ from jug_notebook.model import Scale, Stop, WorkerInfo
 from jug_notebook.render import duration, parse_duration, plural
 from jug_notebook.store import Store, atomic, keyring, split
 from jug_notebook.worker import WorkerOptions, number_of_workers
-from jug_notebook.worker.orders import engage, living, send_order
+from jug_notebook.worker.crew import engage, living, send_order
 
 IDLE = 30.0  #: seconds with nothing to do after which a job ends, notebook or not: it costs money
 MAX_ARRAY = 1000  #: jobs in one array; Slurm's own limit is 1001 unless set otherwise

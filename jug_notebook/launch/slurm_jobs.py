@@ -25,7 +25,7 @@ from jug_notebook.launch.slurm import FAILED, TOO_LONG, Plan, SlurmGroup, cancel
 from jug_notebook.model import BEAT, Order, Snapshot, State, Stop, WorkerInfo
 from jug_notebook.render import duration
 from jug_notebook.store import Store, open_store
-from jug_notebook.worker.orders import living
+from jug_notebook.worker.crew import living
 
 MARGIN = 5.0  #: seconds before the end of a job by which tasks must have ended
 GOAL = 30.0  #: seconds in which as many workers as the scaler wants would run what is ready
@@ -104,7 +104,7 @@ class Scaler:
                 if self._step(self.clock.monotonic()):
                     ended.wait(BEAT)
                     orders = self._renew(self.me)
-                elif not (orders := self._renew(msgspec.structs.replace(self.me, crew=""))):  # see `worker.orders`
+                elif not (orders := self._renew(msgspec.structs.replace(self.me, crew=""))):  # see `worker.crew`
                     return 0
             self.group.stop(False, self._supervisors())
             return 0

@@ -31,9 +31,9 @@ from jug_notebook.model import Scale, Stop, WorkerInfo
 from jug_notebook.render import plural
 from jug_notebook.store import Store, split
 from jug_notebook.worker import WorkerOptions
+from jug_notebook.worker.crew import engage, living
 from jug_notebook.worker.execution import mapped
 from jug_notebook.worker.notices import notices
-from jug_notebook.worker.orders import engage, living
 
 TIMEOUT = 30.0  #: seconds for all that is done on a host, besides ``setup``
 SETUP = 120.0  #: seconds for that

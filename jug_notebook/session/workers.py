@@ -32,9 +32,9 @@ from jug_notebook.session.results import Results
 from jug_notebook.session.targets import TargetResolver, graph_of
 from jug_notebook.store import PATIENCE
 from jug_notebook.worker import WorkerOptions, number_of_workers
+from jug_notebook.worker.crew import engage, send_order
 from jug_notebook.worker.execution import TaskRunner
 from jug_notebook.worker.loop import FailureWatcher, work_in_process
-from jug_notebook.worker.orders import engage, send_order
 from jug_notebook.worker.resources import find_memory
 
 if TYPE_CHECKING:

@@ -32,9 +32,9 @@ from jug_notebook.task import context
 from jug_notebook.worker import WorkerOptions, displays, import_hooks, strays
 from jug_notebook.worker.capture import Capture, Files
 from jug_notebook.worker.channel import StoreServer, connected
+from jug_notebook.worker.crew import WAKE
 from jug_notebook.worker.displays import DisplayBuffer
 from jug_notebook.worker.loop import FailureWatcher, work
-from jug_notebook.worker.orders import WAKE
 from jug_notebook.worker.status import LIMIT_REACHED, TASK_FAILED, Running, SharedStatus, Termination
 
 #: batch systems give notice with these, to the whole job: no new task, but what runs may end (Slurm's --signal, SGE's

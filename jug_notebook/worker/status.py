@@ -10,16 +10,14 @@ import enum
 import mmap
 import os
 import signal
-from collections.abc import Iterable
 from dataclasses import dataclass
 from struct import Struct
 from typing import NamedTuple
 
 import msgspec
 
-from jug_notebook import system
 from jug_notebook.clock import Clock
-from jug_notebook.model import POISON, Claim, Failed, Lease, Run, TaskTemplate, Verdict, WorkerId, WorkerInfo
+from jug_notebook.model import POISON, Claim, Failed, Lease, Run, TaskTemplate, Verdict, WorkerInfo
 
 BACKOFF = 0.25  #: seconds before the first retry; doubles each time
 LIMIT_REACHED = 64  #: exit status of a worker whose tasks or whose time are used up
@@ -264,20 +262,3 @@ def lost_with_supervisors(claim: Claim, worker: WorkerInfo, clock: Clock) -> tup
     run = Run(worker.id, worker.host, worker.pid, worker.user, worker.python, now, 0.0, 0.0, lease.attempt)
     verdict = Verdict(lease.key, lease.round, lease.inputs, lease.attempt, b"", now, 0.0, True)
     return verdict, Failed(lease.key, lease.round, lease.inputs, "poison", text, f"{claim.name}: {text}\n", run)
-
-
-def first_of_crew(
-    crew: str, me: WorkerInfo, processes: Iterable[tuple[WorkerInfo, bool, float]], beats: dict[WorkerId, int]
-) -> WorkerInfo:
-    """Return, of all live supervisors of one crew, the one that stays: the oldest.
-
-    One of another machine counts once it has been seen to beat, for its record may be all that a crash left of it.
-    ``beats`` keeps, from call to call, the heartbeats that were seen first.
-    """
-    rivals = [
-        info
-        for info, alive, _ in processes
-        if alive and info.kind == "supervisor" and info.crew == crew
-        if system.running(info) or beats.setdefault(info.id, info.beat) != info.beat
-    ]
-    return min([*rivals, me], key=lambda info: (info.started, info.id))

@@ -24,15 +24,15 @@ import msgspec
 from jug_notebook import system
 from jug_notebook.clock import CLOCK, Clock
 from jug_notebook.errors import LaunchError, StoreError, StoreGone, clean
-from jug_notebook.model import BEAT, Order, Scale, Stop, WorkerId, WorkerInfo
+from jug_notebook.model import BEAT, Order, Stop, WorkerId, WorkerInfo
 from jug_notebook.render.format import MEMORY, duration
 from jug_notebook.store import Store, is_missing, lacks_room, may_pass, open_store, out_of_reach
 from jug_notebook.store.signed import SignedWriter, seal_of
 from jug_notebook.worker import WorkerOptions
 from jug_notebook.worker.channel import StoreServer
+from jug_notebook.worker.crew import WAKE, Neighbours
 from jug_notebook.worker.leftovers import drop_leftovers
 from jug_notebook.worker.notifier import Notifier
-from jug_notebook.worker.orders import WAKE, engage
 from jug_notebook.worker.process import (
     MOVED,
     NOTICE,
@@ -47,7 +47,6 @@ from jug_notebook.worker.status import (
     Termination,
     cause_of_death,
     classify_exit,
-    first_of_crew,
     overstepped,
     settled_death,
 )
@@ -153,14 +152,11 @@ class Supervisor:
 
     _workers: dict[int, WorkerProcess] = field(default_factory=dict)  #: by pid
     _ending: bool = False  #: no worker is replaced from now on
-    _in_crew: bool = True  #: until it is about to end, see `worker.orders`
+    _in_crew: bool = True  #: until it is about to end, see `worker.crew`
     _beat: int = 0
-    _beats_seen: dict[WorkerId, int] = field(default_factory=dict)  #: see `first_of_crew`
     _startup_crashes: int = 0  #: in a row
     _compaction: int = 0  #: a pid, while it runs
     _fork_at: float = 0.0
-    _attended: bool = False  #: was there a session at the last census?
-    _next_census: float = 0.0
     _note: str = ""
     _ended_at_once: bool = False
     #: workers that got a signal which was not ours, their wait status, until when that may mean that all are ended
@@ -172,6 +168,7 @@ class Supervisor:
         self.size = self.options.size
         self._absence = Absence(self.options.patience, self.clock)
         self._me = system.me("supervisor", self.clock, crew=self.crew, size=self.size, place=self.place)
+        self._neighbours = Neighbours(self.store, self._me, self._absence.tolerated)
         self._seal = seal_of(self.store, make=True)
         self._strays = Strays()
         self._threads_set = {name for name in _THREADS if name in os.environ}
@@ -195,9 +192,7 @@ class Supervisor:
         try:
             self._renew()
             if self._is_second():
-                self._ending = True
-                if self._left_crew():
-                    return 0
+                return 0
             if self.ready is not None:
                 text = f"pid {self._me.pid}, Python {self._me.python} ({sys.executable}), workers: {self.size}\n"
                 self._notice(self._me.id, text)
@@ -256,9 +251,9 @@ class Supervisor:
                 next_beat = now + BEAT
                 self._beat_all()
                 self._notifier.look(now, self._absence.tolerated())
-                if not self._ending and now <= settled_crew and self._is_second():
+                if not self._ending and now <= settled_crew and self._neighbours.take_over(self.size):
                     self._end()
-                if self.options.tied_to and not self._is_alive(self.options.tied_to):
+                if self.options.tied_to and not self._neighbours.is_alive(self.options.tied_to):
                     self._end(at_once=True)
                 if not self._ending and (found := next((path for path in self.stop_files if path.exists()), None)):
                     self._report(f"{found} exists: stopping after the current tasks\n")
@@ -346,16 +341,9 @@ class Supervisor:
             process.stop()
 
     def _is_second(self) -> bool:
-        """Is another supervisor of our crew on this store already? Then it gets our orders."""
-        if not self.crew:
-            return False
-        with self._absence.tolerated():
-            return engage(self.store, self._elder, Scale(self.size, at_least=True)) is not None
-        return False
-
-    def _elder(self) -> list[WorkerInfo]:
-        first = first_of_crew(self.crew, self._me, self.store.processes(), self._beats_seen)
-        return [] if first.id == self._me.id else [first]
+        """Is another supervisor of our crew here already? Then it has our orders."""
+        self._ending = self._neighbours.take_over(self.size)
+        return self._ending and self._left_crew()
 
     def _left_crew(self) -> bool:
         """Leave the crew, so that nobody counts on us; False where an order to have workers came just before."""
@@ -365,11 +353,6 @@ class Supervisor:
         self._renew()
         self._in_crew = not self._ending
         return self._ending
-
-    def _is_alive(self, session: WorkerId) -> bool:
-        with self._absence.tolerated():
-            return any(alive and info.id == session for info, alive, _ in self.store.processes())
-        return True
 
     def _is_idle(self) -> bool:
         """Is there nothing to do for these workers, and no session for which they are to stay?"""
@@ -386,11 +369,8 @@ class Supervisor:
             self._report(f"{foreign}\n")
         if self.options.idle_timeout == 0 or not self.options.keep_attached:
             return True
-        now = self.clock.monotonic()
-        if now >= self._next_census:  # it reads a file of each host
-            self._next_census = now + self.options.idle_timeout / 10
-            self._attended = any(alive and info.kind == "session" for info, alive, _ in self.store.processes())
-        return not self._attended
+        every = self.options.idle_timeout / 10
+        return not self._neighbours.is_attended(self.clock.monotonic(), every)
 
     def _notice(self, process: WorkerId, text: str) -> None:
         with self._absence.tolerated():

@@ -64,7 +64,7 @@ def first_task(folder: Path, scale: float) -> float:
     """From a supervisor that is there, with its imports, and told to have one more worker, to a task's start there."""
     import jug_notebook as jn
     from jug_notebook.model import Scale
-    from jug_notebook.worker.orders import send_order
+    from jug_notebook.worker.crew import send_order
 
     @jn.task
     def now(x: int) -> float:

@@ -25,8 +25,8 @@ from jug_notebook.model import Failed, Lease, Scale, State, Stop, Target, Worker
 from jug_notebook.scheduler.views import SUPERVISOR_DIED
 from jug_notebook.store import Store, open_store
 from jug_notebook.worker import WorkerOptions
-from jug_notebook.worker.orders import wake
-from jug_notebook.worker.status import Running, Termination, cause_of_death, death_outcome, first_of_crew, overstepped
+from jug_notebook.worker.crew import first_of_crew, wake
+from jug_notebook.worker.status import Running, Termination, cause_of_death, death_outcome, overstepped
 from tests.servers import Server
 from tests.workbench import ORIGIN, PATIENCE, Fifo, Submitter, cell, is_readable, wait_until
 
@@ -533,7 +533,7 @@ import sys
 from jug_notebook.model import Scale
 from jug_notebook.store import open_store
 from jug_notebook.worker import WorkerOptions, supervisor
-from jug_notebook.worker.orders import engage, living
+from jug_notebook.worker.crew import engage, living
 
 other = open_store(sys.argv[1])
 leave = supervisor.Supervisor._left_crew

@@ -199,6 +199,7 @@ def test_a_dry_run_foretells_no_less_than_the_longest_chain_takes_and_than_the_c
         jn.wait([chained(100), counted(0)])
     finally:
         crew.stop()
+    assert session.workers.ended(60.0), "or one takes a link yet"
     chained(200)
     mean = {view.name.rpartition(".")[2]: view.mean for view in session.workers.plan(3).functions}
     assert session.workers.plan(3).seconds == pytest.approx(6 * mean["link"])
