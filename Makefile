@@ -8,7 +8,7 @@ RESULTS = .bench
 SITE    = .docs
 PYTEST  = $(BIN)/python -m pytest -q -p no:cacheprovider
 # several at once, file by file, for many tests wait more than they compute
-JOBS   ?= 3
+JOBS   ?= 4
 MANY    = $(PYTEST) -n $(JOBS) --dist loadfile --no-loadscope-reorder
 # uv installs several times as fast as pip, which does it where uv is missing or finds no way to the packages
 INSTALL = $(BIN)/uv pip install --quiet --python $(BIN)/python $(1) || \

@@ -21,6 +21,19 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # stores that tests leave open, as killed processes do, hold descriptors, and a user's shell often allows but 1 024
 resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
 
+#: files that take long come first, the longest of them before the others: at the end, no process is busy alone
+LONGEST = """
+    worker/test_limits worker/test_supervisor cli/test_command_line cli/test_mcp launch/test_executor
+    futures/test_libraries futures/test_executor kernel_ext/test_who_requests compat/test_jugfile_commands
+    worker/test_notifier worker/test_resources launch/test_many_hosts launch/test_hosts_in_a_notebook cli/test_shells
+    kernel_ext/test_browser launch/test_ssh kernel_ext/test_magics
+"""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    rank = {f"tests/{name}.py": number for number, name in enumerate(LONGEST.split())}
+    items.sort(key=lambda item: rank.get(item.nodeid.partition("::")[0], len(rank)))
+
 
 @pytest.fixture(autouse=True)
 def _own_settings(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,6 +27,7 @@ from jug_notebook.session.why import WhyQuery
 from jug_notebook.store import Store, open_store
 from jug_notebook.store.signed import SignedReader
 from jug_notebook.task import task
+from tests.servers import Server
 from tests.workbench import ORIGIN, cell, wait_until
 from tests.worker.test_machines import UNSHARE, no_namespaces
 from tests.worker.test_supervisor import Site, folder_site, site
@@ -383,19 +384,37 @@ def test_workers_and_supervisors_that_are_killed_leave_no_token_behind(site: Sit
     assert journal.most_at_once() == 3, "no token is lost"
 
 
-def test_a_host_that_dies_with_all_its_processes_leaves_no_token_behind(site: Site, tmp_path: Path) -> None:
+@pytest.fixture
+def both_sites(tmp_path: Path, redis_server: Server) -> Iterator[list[Site]]:
+    """A site of each kind of store: what waits for a lease waits once for both."""
+    made = []
+    for name, url in (("file", f"file:{tmp_path}/file/jugdata"), ("redis", redis_server.url())):
+        (tmp_path / name).mkdir()
+        made.append(Site(tmp_path / name, url))
+    yield made
+    for one in made:
+        one.end()
+
+
+def kill_a_host(at: Site) -> tuple[Journal, list[str]]:
+    """Kill a host that runs three tasks of nine, start another, and return the journal and the tasks' keys."""
+    journal = Journal(at.folder)
+    keys = journal.submit(at, 9, 2.0, "db:3")
+    host = at.supervise(4, within=[*UNSHARE, "--uts"])
+    wait_until(at.store, lambda: len(journal.starts()) == 3, "three never began", LONG)
+    journal.kill(host.pid, *{row[0] for row in journal.rows()})
+    at.supervise(4, within=[*UNSHARE, "--uts"])
+    wait_until(at.store, lambda: len(at.alive()) >= 4, "no other host came", LONG)
+    return journal, keys
+
+
+def test_a_host_that_dies_with_all_its_processes_leaves_no_token_behind(both_sites: list[Site]) -> None:
     if reason := no_namespaces():
         pytest.skip(reason)
-    journal = Journal(tmp_path)
-    keys = journal.submit(site, 9, 2.0, "db:3")
-    host = site.supervise(4, within=[*UNSHARE, "--uts"])
-    wait_until(site.store, lambda: len(journal.starts()) == 3, "three never began", LONG)
-    journal.kill(host.pid, *{row[0] for row in journal.rows()})
-    site.supervise(4, within=[*UNSHARE, "--uts"])
-    wait_until(site.store, lambda: len(site.alive()) >= 4, "no other host came", LONG)
-    finish(site, keys)
-    assert journal.most_at_once() == 3
-    assert 9 <= len(journal.starts()) <= 9 + 3, "what the dead host had begun ran again, and nothing else"
+    for at, (journal, keys) in [(one, kill_a_host(one)) for one in both_sites]:
+        finish(at, keys)
+        assert journal.most_at_once() == 3
+        assert 9 <= len(journal.starts()) <= 9 + 3, "what the dead host had begun ran again, and nothing else"
 
 
 def test_no_second_has_more_starts_than_the_rate_and_the_rate_is_used(site: Site, tmp_path: Path) -> None:
