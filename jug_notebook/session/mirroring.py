@@ -38,7 +38,8 @@ from jug_notebook.system import batched
 PACK = 4 << 20  #: bytes of a pack, about
 AT_ONCE = 64 << 20  #: bytes of blobs that are sent or fetched together, about
 COMMIT = 10.0  #: seconds after which what was sent is named by the index
-CROWD = 64  #: segments beyond what there must be, after which all are merged
+SMALL = PACK // 2  #: bytes below which a pack is small, as those of copies that send a few results
+CROWD = 64  #: small packs, or segments beyond what there must be, after which they are merged
 KEPT = 86_400.0  #: seconds for which an object stays that nothing names any more
 
 
@@ -132,13 +133,8 @@ class Pushing:
             if not self._there.issuperset(outcome.value.buffers):
                 self._count["lost"] += 1
                 continue
-            entry = self._seals.entry(spec, outcome)
-            start, end = len(self._pack), len(self._pack) + len(entry)
-            self._pack += entry
-            self._packed.append(Row(spec.key, outcome.inputs, outcome.digest, 0, start, end))
+            self._add(spec, outcome)
             self._count["results"] += 1
-            if end >= PACK:
-                self._end_pack()
         if self._clock.monotonic() - self._committed > COMMIT:
             self._end_pack()
             self._commit()
@@ -177,6 +173,14 @@ class Pushing:
         except ValueLost:
             return set()
 
+    def _add(self, spec: Spec, outcome: Finished) -> None:
+        entry = self._seals.entry(spec, outcome)
+        start, end = len(self._pack), len(self._pack) + len(entry)
+        self._pack += entry
+        self._packed.append(Row(spec.key, outcome.inputs, outcome.digest, 0, start, end))
+        if end >= PACK:
+            self._end_pack()
+
     def _end_pack(self) -> None:
         if self._packed:
             data = bytes(self._pack)
@@ -199,16 +203,29 @@ class Pushing:
         self._sent = []
 
     def _merge(self) -> None:
-        """Where there are too many segments, write all anew in as few as there must be."""
+        """Where there are too many small packs or segments, write them anew in as few as there must be.
+
+        The index names them once they are there, and what it named before stays for a day.
+        """
         mirror = self._mirror
-        if len(mirror.index.segments) < CROWD + 2 * mirror.count() // 1000:
-            return
         places = [place for places in mirror.places().values() for place in places.values()]
-        if mirror.damaged:
+        before, small = mirror.index.segments, _small_packs(places)
+        crowded = len(small) > CROWD
+        if mirror.damaged or not (crowded or len(before) >= CROWD + 2 * mirror.count() // 1000):
             return
-        made = segments_of([(place.pack, place.row) for place in places])
+        moved: set[Place] = set()  # what is damaged stays where it is
+        for place, spec, finished in mirror.read([place for place in places if crowded and place.pack in small]):
+            self._add(spec, finished)
+            moved.add(place)
+        self._end_pack()
+        made = segments_of([*((place.pack, place.row) for place in places if place not in moved), *self._sent])
+        self._sent = []
         mirror.bucket.put([(f"segments/{named.name}", data) for named, data in made])
-        mirror.write_index(msgspec.structs.replace(mirror.index, segments=tuple(named for named, _ in made)))
+        mirror.read_index()  # which others may have added to
+        now = mirror.index
+        if set(before) <= set(now.segments):  # else another copy has merged them
+            later = [named for named in now.segments if named not in before]
+            mirror.write_index(msgspec.structs.replace(now, segments=(*(named for named, _ in made), *later)))
 
     def _remove_unused(self) -> None:
         """Remove what nothing names for a day; note what else nothing names from now on."""
@@ -227,6 +244,13 @@ class Pushing:
             left = {name: first for name, first in since.items() if name not in old}
             mirror.write_index(msgspec.structs.replace(index, unused=left))
         mirror.bucket.remove(old)
+
+
+def _small_packs(places: Sequence[Place]) -> set[Address]:
+    sizes: dict[Address, int] = {}
+    for place in places:
+        sizes[place.pack] = max(sizes.get(place.pack, 0), place.row.end)
+    return {pack for pack, size in sizes.items() if size < SMALL}
 
 
 _OURS = re.compile(r"\w+/[0-9a-f]{40}(\.\S+\.part)?")

@@ -11,8 +11,9 @@ by the hash of their content:
 - ``packs/…``: for each result the sealed task and the sealed outcome, small values included;
 - ``blobs/…``: large values, which are fetched when they are read.
 
-Objects are written before what names them, so an interrupted copy leaves a mirror that is whole. What nothing names
-any more is removed a day after a copy has first seen that, so that nobody misses it who reads by an older index.
+Objects are written before what names them, so an interrupted copy leaves a mirror that is whole. Where small copies have
+left many segments or packs, a later one writes them anew in a few. What nothing names any more is removed a day after a
+copy has first seen that, so that nobody misses it who reads by an older index.
 """
 
 from __future__ import annotations
@@ -212,7 +213,7 @@ class Mirror:
     def read_index(self) -> None:
         """Read the index and the commits since. Raises StoreError where there is none, or it can't be believed."""
         where = self.display_url
-        names = [name for name in self.bucket.names("commits") if _commit_name(name)][:COMMITS]
+        names = [name for name in self.bucket.names("commits") if _commit_name(name)]
         [raw] = self.bucket.get([Part("index", 0, LARGEST)])
         if raw is None:
             raise NothingThere(f"nothing was copied to {where} yet: jug-notebook copy STORE {where}")
@@ -220,7 +221,7 @@ class Mirror:
         before = max(keyring.extents(self.pin).get("index", 0), self.generation)
         index, generation, complete = _index(head.body), head.generation, True
         segments, wrong, counted = dict.fromkeys(index.segments), index.wrong, index.counted & set(names)
-        for name, commit in self._commits(head.store, sorted(set(names) - counted)):
+        for name, commit in self._commits(head.store, sorted(set(names) - counted)[:COMMITS]):
             complete = complete and commit.base <= generation
             generation = max(generation, commit.base + 1)
             segments.update(dict.fromkeys(commit.segments))

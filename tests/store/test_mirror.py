@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from jug_notebook.__main__ import main
 from jug_notebook.errors import NotReady, StoreError, Unreachable
 from jug_notebook.model import State
 from jug_notebook.session import _use as session_in_use
+from jug_notebook.session import mirroring
 from jug_notebook.session.mirroring import copy
 from jug_notebook.session.verification import verify
 from jug_notebook.store import keyring, mirror, open_store
@@ -211,8 +213,6 @@ def test_a_second_copy_sends_only_what_is_new(connect, url):
 
 
 def test_an_interrupted_copy_leaves_what_was_sent_and_the_next_goes_on_from_there(connect, tmp_path, monkeypatch):
-    from jug_notebook.session import mirroring
-
     one = connect("one")
     run(one, SQUARE, 2500)
     monkeypatch.setattr(mirroring, "COMMIT", 0.0)
@@ -304,8 +304,6 @@ def test_an_index_that_was_written_late_hides_nothing_that_was_copied_meanwhile(
 
 
 def test_what_nothing_names_any_more_is_removed_a_day_after_that_was_seen(connect, tmp_path, monkeypatch):
-    from jug_notebook.session import mirroring
-
     monkeypatch.setattr(mirroring, "CROWD", 3)
     url, bucket, clock = f"file://{tmp_path}/bucket", tmp_path / "bucket", FakeClock()
     one = connect("one")
@@ -332,25 +330,110 @@ def test_what_nothing_names_any_more_is_removed_a_day_after_that_was_seen(connec
     assert taken(connect("three", also=url), SQUARE, 7) == 7
 
 
-def test_many_small_copies_are_merged_and_who_reads_meanwhile_finds_all(connect, tmp_path, monkeypatch):
-    from jug_notebook.session import mirroring
+def small_copies(session: jn.Session, url: str, counts: range, **more: Any) -> None:
+    """Copy the store after each task."""
+    for count in counts:
+        run(session, SQUARE, count)
+        mirroring.Pushing(session.access.store, url, **more).run()
 
+
+def named(url: str) -> tuple[int, int]:
+    """How many packs and results a mirror names."""
+    found = mirror.Mirror(url)
+    found.read_index()
+    assert len(found.places()) == found.count()
+    return len(found.packs), found.count()
+
+
+@pytest.fixture
+def crowded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More than three small packs or segments are too many, and nothing is believed for long."""
     monkeypatch.setattr(mirroring, "CROWD", 3)
-    monkeypatch.setattr(mirror, "SHARD", 2)
     monkeypatch.setattr(mirror, "FRESH", -1.0)
+
+
+def test_many_small_copies_are_merged_and_who_reads_meanwhile_finds_all(crowded, connect, tmp_path, monkeypatch):
+    monkeypatch.setattr(mirror, "SHARD", 2)
     url = f"file://{tmp_path}/bucket"
     one = connect("one")
-    run(one, SQUARE, 1)
-    jn.copy(one, url)
+    small_copies(one, url, range(1, 2))
     two = connect("two", also=url)
     for count in range(2, 9):
-        run(one, SQUARE, count)
-        jn.copy(one, url)
+        small_copies(one, url, range(count, count + 1))
         assert taken(two, SQUARE, count) == count
-    names = os.listdir(tmp_path / "bucket" / "segments")
-    assert len(names) <= 20
+    assert len(files(tmp_path / "bucket", "segments")) <= 20
+    assert named(url) == (2, 8), "those that were merged, and one more"
     three = connect("three", also=url)
     assert taken(three, SQUARE, 8) == 8
+
+
+def test_a_merge_that_ends_at_any_point_loses_nothing_and_the_next_copy_completes_it(crowded, connect, tmp_path):
+    class Killed(BaseException):
+        pass
+
+    one, put = connect("one"), Bucket.put
+    small_copies(one, f"file://{tmp_path}/0", range(1, 4))
+    run(one, SQUARE, 4)
+    written: list[str] = []
+
+    def counted(self: Bucket, objects: Any) -> None:
+        written.extend(name.partition("/")[0] for name, _ in objects)
+        if len(written) == last:
+            raise Killed
+        put(self, objects)
+
+    for last in range(1, 20):
+        written.clear()
+        url = f"file://{tmp_path}/{last}"
+        shutil.copytree(tmp_path / "0", tmp_path / str(last))
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(Bucket, "put", counted)
+            with suppress(Killed):
+                jn.copy(one, url)
+        if len(written) < last:
+            break
+        assert named(url) == ((3, 3) if last <= 3 else (4, 4) if last <= 7 else (1, 4)), written
+        jn.copy(one, url)
+        assert named(url) == (1, 4)
+    assert written == [
+        "packs", "segments", "commits", "index",  # what is new
+        "packs", "segments", "index", "index",  # all in one pack; then what nothing names any more
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("both", [False, True], ids=["one merges", "both merge"])
+def test_a_merge_keeps_what_others_copy_meanwhile_and_what_is_damaged(both, crowded, connect, tmp_path, monkeypatch):
+    one, other, url = connect("one"), connect("other"), f"file://{tmp_path}/bucket"
+    run(other, "def f(x): return -x", 2)
+    small_copies(one, url, range(1, 4))
+    damaged = files(tmp_path / "bucket", "packs")[0]
+    whole = damaged.read_bytes()
+    damaged.write_bytes(bytes(len(whole)))
+    add, copied = mirroring.Pushing._add, []
+
+    def slow(self: mirroring.Pushing, *row: Any) -> None:
+        if self._mirror.count() == 4 and not copied:  # in the middle of the merge
+            copied.append(url)
+            with monkeypatch.context() as patched:
+                patched.setattr(mirroring, "CROWD", 3 if both else 64)
+                jn.copy(other, url)
+        add(self, *row)
+
+    monkeypatch.setattr(mirroring.Pushing, "_add", slow)
+    small_copies(one, url, range(4, 5))
+    assert copied
+    assert named(url) == (2 if both else 3, 6), "those that were merged, the damaged one, and what came meanwhile"
+    assert taken(connect("two", also=url), "def f(x): return -x", 2) == 2
+    assert taken(connect("three", also=url), SQUARE, 4) == 3
+    damaged.write_bytes(whole)
+    assert taken(connect("four", also=url), SQUARE, 4) == 4
+
+
+def test_more_copies_in_a_day_than_commits_are_read_at_once_lose_nothing(connect, tmp_path, monkeypatch):
+    monkeypatch.setattr(mirror, "COMMITS", 2)
+    url = f"file://{tmp_path}/bucket"
+    small_copies(connect("one"), url, range(1, 6))
+    assert taken(connect("two", also=url), SQUARE, 5) == 5
 
 
 def test_a_mirror_can_be_copied_into_a_store_that_needs_it_no_longer(connect, url, store_url, tmp_path):
