@@ -130,7 +130,7 @@ def _add_copy(parser: Parser) -> None:
 @register("copy", "copy all of a store into another, of any kind, or its results to a mirror", add=_add_copy)
 def _copy(arguments: Arguments) -> int:
     from jug_notebook.session.mirroring import copy
-    from jug_notebook.store import accept_new_store, keyring, mirror
+    from jug_notebook.store import accept_new_store, keyring, mirror, split
 
     def progress(done: int, total: int) -> None:
         print(f"\r{done:,} of {total:,} tasks", end="\n" if done == total else "", file=sys.stderr, flush=True)
@@ -142,7 +142,8 @@ def _copy(arguments: Arguments) -> int:
         else:
             accept_new_store(url)
     source = ends[0] if mirror.is_mirror(ends[0]) else existing(ends[0])
-    print(copy(source, ends[1], progress if sys.stderr.isatty() else None))
+    ends_here = split(ends[1])[0] == "memory" and not mirror.is_mirror(ends[1])
+    print(copy(source, existing(ends[1]) if ends_here else ends[1], progress if sys.stderr.isatty() else None))
     return 0
 
 

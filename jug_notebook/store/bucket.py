@@ -29,8 +29,12 @@ LONG = 600.0  #: the same for what may be large
 PIECE = 8 << 20  #: bytes that one request fetches of a blob, at most
 AHEAD = 64 << 20  #: bytes of blobs that are fetched together, at most
 ONE_AT_A_TIME = {"sftp", "ssh", "ftp", "smb"}
-WHOLE = {"s3", "s3a", "gs", "gcs", "abfs", "az", "memory"}  #: an object that is written there appears as a whole
+WHOLE = {"s3", "s3a", "gs", "gcs", "abfs", "az"}  #: an object that is written there appears as a whole
+_IN_MEMORY = re.compile("(.*::)?memory://.*", re.DOTALL)
+_RELATIVE = re.compile("(.*::)?(file|local)://[^/].*", re.DOTALL)
 _BEYOND = re.compile("range.* not satisfiable", re.IGNORECASE)  #: a server's word for a part behind an object's end
+PARTIAL = 206  #: status of a web server that sends a part, as it was asked to
+_NO_LISTING = (403, 405, 501)  #: of a web server that shows files and no folders
 _TIMES = {"connect_timeout": 4, "read_timeout": 20, "retries": {"max_attempts": 1}}
 _LIBRARIES = {
     "s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "az": "adlfs", "http": "aiohttp",
@@ -62,11 +66,20 @@ class Bucket:
         self.display_url = masked(url).partition("?")[0]
         self._whole = scheme in WHOLE
         self._width = 1 if scheme in ONE_AT_A_TIME else WIDTH
+        if _IN_MEMORY.fullmatch(url):
+            raise StoreError(f"{self.display_url} ends with this process, so it can be no mirror; give file:///FOLDER")
+        if _RELATIVE.fullmatch(url):
+            raise StoreError(
+                f"{self.display_url} depends on the current folder; give file:///FOLDER, with three slashes"
+            )
         options: dict[str, Any] = {"skip_instance_cache": True, "use_listings_cache": False}
         if scheme in ("s3", "s3a"):
             options["config_kwargs"] = _TIMES
         if scheme == "file":
             options["auto_mkdir"] = True
+        self._is_web = scheme in ("http", "https")
+        if self._is_web:  # what is packed may be of any size
+            options["client_kwargs"] = {"auto_decompress": False, "headers": {"Accept-Encoding": "identity"}}
         try:
             from fsspec.core import url_to_fs
 
@@ -87,6 +100,8 @@ class Bucket:
 
     def _get(self, part: Part) -> bytes | None:
         try:
+            if self._is_web and part.end is not None:
+                return self._get_from_web(part, part.end)
             data: bytes = self._fs.cat_file(self._path(part.name), start=part.start or None, end=part.end)
         except (FileNotFoundError, IsADirectoryError):
             return None
@@ -94,9 +109,18 @@ class Bucket:
             if _BEYOND.search(str(error)):
                 return b""
             raise
-        if part.end is not None and len(data) > part.end - part.start:  # a server that knows no ranges
-            return data[part.start : part.end]
         return data
+
+    def _get_from_web(self, part: Part, end: int) -> bytes:
+        """Return a part of a file from a server that may know no ranges, or send without end."""
+        wanted = {**self._fs.kwargs.get("headers", {}), "Range": f"bytes={part.start}-{end - 1}"}
+        data = bytearray()
+        with self._fs.open(self._path(part.name), block_size=0, size=end, headers=wanted) as file:
+            skipped = 0 if file.r.status == PARTIAL else part.start
+            limit = skipped + end - part.start
+            while len(data) < limit and (piece := file.read(limit - len(data))):
+                data += piece
+        return bytes(data[skipped:])
 
     def put(self, objects: Sequence[tuple[str, bytes | memoryview]]) -> None:
         """Write objects; each appears as a whole or not at all."""
@@ -125,6 +149,10 @@ class Bucket:
             found = self._fs.ls(path, detail=False)
         except (FileNotFoundError, PermissionError, NotImplementedError, NotADirectoryError):
             return []
+        except Exception as error:  # each library has errors of its own
+            if getattr(error, "status", 0) in _NO_LISTING:
+                return []
+            raise
         return sorted(str(name).rstrip("/").rpartition("/")[2] for name in found)
 
     def size(self, name: str) -> int:
@@ -274,7 +302,7 @@ class Blobs:
             self._size = max(sizes, default=self._size)
 
     def _large(self, address: Address, first: bytes) -> memoryview | None:
-        """Return a large blob, in a file that goes with it; None where there is no room."""
+        """Return a large blob, in a file that goes with it; None where there is no room, or it ends too soon."""
         name = blob_name(address)
         size = self._bucket.size(name)
         if size >= shutil.disk_usage(tempfile.gettempdir()).free:
@@ -283,8 +311,11 @@ class Blobs:
         with tempfile.TemporaryFile() as file:
             file.write(first)
             for group in system.batched(range(len(first), size, PIECE), AHEAD // PIECE):
-                for piece in self._bucket.get([Part(name, start, min(start + PIECE, size)) for start in group], LONG):
-                    file.write(piece or b"")
+                parts = [Part(name, start, min(start + PIECE, size)) for start in group]
+                for part, piece in zip(parts, self._bucket.get(parts, LONG), strict=True):
+                    if piece is None or part.start + len(piece) != part.end:
+                        return None
+                    file.write(piece)
             file.flush()
             return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 

@@ -11,9 +11,9 @@ by the hash of their content:
 - ``packs/…``: for each result the sealed task and the sealed outcome, small values included;
 - ``blobs/…``: large values, which are fetched when they are read.
 
-Objects are written before what names them, so an interrupted copy leaves a mirror that is whole. Where small copies have
-left many segments or packs, a later one writes them anew in a few. What nothing names any more is removed a day after a
-copy has first seen that, so that nobody misses it who reads by an older index.
+Objects are written before what names them, so an interrupted copy leaves a mirror that is whole. Where small copies
+have left many segments or packs, a later one writes them anew in a few. What nothing names any more is removed a day
+after a copy has first seen that, so that nobody misses it who reads by an older index.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ LARGEST = 64 << 20  #: bytes of an index, at most; and of all parts of packs tha
 LARGEST_COMMIT, COMMITS = 16 << 20, 1000  #: bytes of a commit, at most, and how many are read
 SHARD = 20_000  #: results in a segment, about
 GAP = 64 << 10  #: bytes between two parts of a pack up to which one request fetches both
+NAMED = 10  #: damaged objects that are named one by one
 NO_MIRROR = "none"  #: in place of a URL: forget the one that is remembered
 
 
@@ -312,9 +313,12 @@ class Mirror:
         """Name what is damaged or forged, once; the rest goes on."""
         self.damaged = True
         line = f"{self.display_url}: {what} is damaged, or not signed with the store's key: left out"
-        if line not in self._named:
-            self._named.add(line)
-            print(f"jug_notebook: {clean(line)}", file=sys.stderr, flush=True)
+        if line in self._named or len(self._named) > NAMED:
+            return
+        if len(self._named) == NAMED:
+            line = f"{self.display_url}: more is damaged than is named here, and left out"
+        self._named.add(line)
+        print(f"jug_notebook: {clean(line)}", file=sys.stderr, flush=True)
 
     # -- results -------------------------------------------------------------------------------------------------------
 

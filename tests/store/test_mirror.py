@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import pickle
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -604,6 +608,18 @@ def test_objects_that_were_cut_are_as_good_as_none(connect, url, what, capsys):
     assert "going on without it" not in capsys.readouterr().err, "the rest of the mirror is of use"
 
 
+def test_a_mirror_in_which_all_is_damaged_is_told_of_in_a_few_lines(connect, tmp_path, monkeypatch, capsys):
+    one = connect("one")
+    run(one, SQUARE, 100)
+    jn.copy(one, f"file://{tmp_path}/bucket")
+    [pack] = files(tmp_path / "bucket", "packs")
+    pack.write_bytes(bytes(pack.stat().st_size))
+    assert taken(connect("two", also=f"file://{tmp_path}/bucket"), SQUARE, 100) == 0
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == mirror.NAMED + 1
+    assert said[-1].endswith("more is damaged than is named here, and left out")
+
+
 def test_swapped_packs_serve_nothing(connect, tmp_path):
     one = connect("one")
     url = f"file://{tmp_path}/bucket"
@@ -722,11 +738,22 @@ def test_what_can_be_no_mirror_is_refused_in_a_line_with_the_way_out(connect, tm
         str(tmp_path / "one"): "is a store, and no mirror; make one of it: jug-notebook copy",
         "redis://127.0.0.1/1": "is a store, and no mirror; make one of it: jug-notebook copy",
         "nowhere://bucket/study": "give s3://BUCKET/PREFIX",
+        "memory://bucket/study": "ends with this process",
+        "simplecache::memory://bucket/study": "ends with this process",
+        "file://bucket": "give file:///FOLDER",
     }.items():
         with pytest.raises(StoreError) as refused:
             connect("two", also=also)
         assert way_out in str(refused.value)
         assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("target", ["memory://bucket", "memory:", "memory:bucket"])
+def test_a_copy_to_where_nobody_could_ever_read_it_is_refused(connect, tmp_path, capsys, target):
+    one = connect("one")
+    run(one, SQUARE, 1)
+    assert main(["copy", str(tmp_path / "one"), target]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_a_copy_to_no_bucket_or_without_credentials_ends_with_a_line(s3, connect, tmp_path, monkeypatch, capsys):
@@ -746,6 +773,70 @@ def test_passwords_in_urls_are_not_shown(tmp_path):
     found = Bucket("http://ann:secret@127.0.0.1:9/x?token=hush")
     assert "secret" not in found.display_url
     assert "hush" not in found.display_url
+
+
+# -- the web -----------------------------------------------------------------------------------------------------------
+
+
+class Web(SimpleHTTPRequestHandler):
+    """Serves a folder, without lists and without parts of files; ``endless`` never ends, ``packed`` is a bomb."""
+
+    packed = gzip.compress(bytes(10_000_000))
+    left = threading.Event()  #: who has asked for ``endless`` has gone
+
+    def log_message(self, *_: Any) -> None:
+        """Nothing."""
+
+    def list_directory(self, path: Any) -> None:
+        self.send_error(403)
+
+    def do_GET(self) -> None:
+        if self.path not in ("/endless", "/packed"):
+            super().do_GET()
+            return
+        self.send_response(200)
+        if self.path == "/packed":
+            self.send_header("Content-Encoding", "gzip")
+        self.end_headers()
+        self.wfile.write(self.packed)
+        with suppress(OSError):
+            while self.path == "/endless":
+                self.wfile.write(bytes(1 << 16))
+            return
+        self.left.set()
+
+
+@pytest.fixture
+def web(tmp_path: Path) -> Iterator[str]:
+    """The URL at which a web server shows the folder ``bucket``."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Web, directory=str(tmp_path / "bucket"))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_a_mirror_is_read_from_a_web_server_that_lists_no_folder_and_knows_no_parts(web, poisoned, connect, capsys):
+    two = connect("two", also=web)
+    assert taken(two, LARGE, 5) == 5
+    assert define(LARGE).map(range(5)).result() == [bytes([n]) * 200_000 for n in range(5)]
+    assert capsys.readouterr().err == ""
+    run(two, SQUARE, 1)
+    with pytest.raises(Unreachable, match="501"):
+        jn.copy(two, web)
+
+
+def test_no_more_is_read_from_a_web_server_than_was_asked_for(web):
+    bucket = Bucket(web)
+    [packed, endless] = bucket.get([Part("packed", 2, 1000), Part("endless", len(Web.packed), 1 << 20)])
+    assert packed == Web.packed[2:1000], "as it was sent"
+    assert endless == bytes((1 << 20) - len(Web.packed))
+    assert Web.left.wait(60)
+
+
+def test_what_is_marked_as_packed_in_a_bucket_is_read_as_it_is(s3):
+    bucket = Bucket(s3)
+    bucket._fs.pipe_file(f"{bucket._root}/index", Web.packed, ContentEncoding="gzip")
+    assert bucket.get([Part("index", 0, 1 << 20)]) == [Web.packed]
 
 
 # -- how many requests -------------------------------------------------------------------------------------------------
