@@ -148,12 +148,13 @@ session = jn.connect("jugdata")
 session.execute(2)
 jn.wait(hold.map([200] * 4, range(4)))
 session.stop()
+session.workers.ended(60)
 held = hold.map([200] * 12, range(100, 112))
 plan = session.workers.plan(3)
 print(plan.seconds, plan.memory, plan.peaks["hold"], plan.functions[0].mean)
 print(plan)
 print(msgspec.structs.replace(plan, available=10**8))
-session.execute(3)
+session.execute(3)  # while the supervisor of those before still ends
 jn.wait(held)
 print(session.profile()[0].memory.largest)
 """
@@ -210,6 +211,36 @@ def test_a_dry_run_foretells_no_less_than_the_longest_chain_takes_and_than_the_c
     assert len(session.workers.plan(1000, target=chained(200)).functions) == 1
     assert session.workers.plan(1000, target=chained(200)).seconds == pytest.approx(6 * mean["link"])
     session.close()
+
+
+def test_what_ran_more_at_a_time_than_there_are_cores_is_foretold_as_with_a_core_for_each(tmp_path: Path) -> None:
+    @jn.task
+    def crowded(n: int) -> int:
+        until = time.process_time() + 0.1
+        while time.process_time() < until:
+            n += 1
+        return 0
+
+    session, allowed = jn.connect(tmp_path / "jugdata", notebook=tmp_path / "n.ipynb"), os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(allowed)})  # workers may use this core alone, whatever else is there
+    try:
+        crew = jn.execute(4)
+    finally:
+        os.sched_setaffinity(0, allowed)
+    seen = -1
+    while crew.alive() < 4:
+        seen = session.access.store.watch(seen, 0.1)
+    try:
+        jn.wait(crowded.map(range(12)))
+    finally:
+        crew.stop()
+    [known] = session.profile()
+    crowded.map(range(100, 110))
+    plan = session.workers.plan(1)
+    session.close()
+    assert known.duration.mean > 2 * known.cpu.mean
+    assert plan.functions[0].mean == pytest.approx(known.cpu.mean, rel=0.2)
+    assert plan.seconds == pytest.approx(10 * known.cpu.mean, rel=0.2)
 
 
 def test_each_attempt_is_a_run_in_the_profile_also_those_that_failed_were_killed_or_count_no_more(
