@@ -24,8 +24,8 @@ from jug_notebook.keys.callables import signature
 from jug_notebook.model import OPEN_STATES, Snapshot
 from jug_notebook.render import plural
 from jug_notebook.render.display import Status
-from jug_notebook.session import Session, connect, current, key_check
-from jug_notebook.session.access import is_there, new_store_text, running_file, unverified_picture
+from jug_notebook.session import Session, connect, current, key_check, switch
+from jug_notebook.session.access import running_file, unverified_picture
 from jug_notebook.task.cell import CellTask
 from jug_notebook.task.sweeps import SweepPlot
 from jug_notebook.worker import number_of_workers
@@ -118,10 +118,12 @@ class JugMagics(Settings):
 
     # -- the session ---------------------------------------------------------------------------------------------------
 
-    def connect(self, url: str, accept_new: bool = False, also: str | None = None) -> Session:
+    def connect(
+        self, url: str, accept_new: bool = False, also: str | None = None, how: Callable[..., Session] = connect
+    ) -> Session:
         """Use the store at ``url``, for the rest of this cell too; ``accept_new`` and ``also``: see `connect`."""
         also, notebook = also or self.also or None, notebook_path(self.shell)
-        session = connect(url, notebook=notebook, headless=headless(self.shell), accept_new=accept_new, also=also)
+        session = how(url, notebook=notebook, headless=headless(self.shell), accept_new=accept_new, also=also)
         self._opened[session] = None
         return session
 
@@ -159,7 +161,7 @@ class JugMagics(Settings):
     def session(self) -> Session:
         """The session in use: the user's own, where they have connected to another store. Raises StoreError."""
         if self.attached() is None:
-            self._session = self.connect(self._url)
+            self._session = self.connect(self._url, how=switch)
         self._session = current()
         self._session.workers.headless = self._session.workers.headless or headless(self.shell)
         return self._session
@@ -404,13 +406,11 @@ class JugMagics(Settings):
         asked = read(self.jug_store, line)
         url = asked.url or (self._url if asked.accept_new_store or asked.also else None)
         if url is not None:
-            is_new = not is_there(url, running_file(notebook_path(self.shell))[1])
+            before = self.attached()
             self._session = self.connect(url, asked.accept_new_store, asked.also)
             self.memory.store = url
-            if is_new:
-                print(f"made a new, empty store: {new_store_text(self._session.access)}")
-            if is_new and not asked.also:
-                return
+            if self._session is not before and self._session.access.is_new and not asked.also:
+                return  # that it was made is told
         print(_about(self.session, self.as_text))
 
     # -- what the other magics share -----------------------------------------------------------------------------------

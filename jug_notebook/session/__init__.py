@@ -23,7 +23,7 @@ from jug_notebook.clock import CLOCK, Clock
 from jug_notebook.errors import ChangedInCell, NoSuchTask, StoreError, StoreGone, Unreachable
 from jug_notebook.keys import advice, modules
 from jug_notebook.model import BEAT, Key, State, Why
-from jug_notebook.session.access import announce, open_access, resolve_url, running_file, use_mirror
+from jug_notebook.session.access import announce, new_store_text, open_access, resolve_url, running_file, use_mirror
 from jug_notebook.session.calls import StoredCalls
 from jug_notebook.session.maintenance import Cleaned, Copied, clean
 from jug_notebook.session.mirroring import copy as copy_store
@@ -389,12 +389,31 @@ def connect(
 
     A relative folder is taken from the notebook's folder. Tasks made from now on go there; handles of another store go
     on reading theirs. Connecting twice returns the same session, unless the store was removed since: then a new store
-    is made, with a warning. Where there is another store than before, that is refused, unless ``accept_new``.
+    is made, with a warning. Where there is another store than before, that is refused, unless ``accept_new``. A store
+    that this makes is reported in a line, which names one beside it with a similar name.
 
     ``also``: a mirror, "s3://bucket/prefix" or another URL of fsspec's, to which `copy` has copied results. Those that
     this store lacks are taken from there, with the key of the store that was copied. This account uses it for the store
     from now on; "none" forgets it. Raises StoreError.
     """
+    before = _current
+    session = switch(url, shared, notebook, headless, accept_new, also)
+    if session.access.is_new and session is not before:
+        text = new_store_text(session.access)
+        # under a cell, what is on stderr looks like an error
+        print(text) if on_connect else print(f"jug_notebook: {text}", file=sys.stderr)
+    return session
+
+
+def switch(
+    url: str | Path,
+    shared: str | None = None,
+    notebook: str | Path | None = None,
+    headless: bool = False,
+    accept_new: bool = False,
+    also: str | None = None,
+) -> Session:
+    """Do what `connect` does, without a word of a new store: nobody has given its name."""
     global _current
     path, folder, _ = running_file(notebook)
     before = None if _current is None or _close_if_gone(_current) else _current
@@ -421,7 +440,7 @@ def _use(session: Session) -> Session:
 def current() -> Session:
     """Return the session in use; if there is none, connect to ``$JUG_STORE``, or ``jugdata``. Raises StoreError."""
     if _current is None or _current.closed:
-        return connect(os.environ.get("JUG_STORE") or "jugdata")
+        return switch(os.environ.get("JUG_STORE") or "jugdata")
     return _current
 
 
@@ -520,4 +539,4 @@ def copy(src: str | Path | Session, dst: str | Path | Session) -> Copied:
     return copy_store(urls[0], urls[1])
 
 
-__all__ = ["CellReport", "Session", "connect", "current", "resolve_url", "using"]
+__all__ = ["CellReport", "Session", "connect", "current", "resolve_url", "switch", "using"]

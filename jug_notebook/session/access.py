@@ -42,6 +42,7 @@ class StoreAccess:
     folder: Path  #: the notebook's, from which relative paths of stores are taken; the working folder of a script
     read_only: bool  #: tasks get keys but are not submitted
     display_url: str  #: the store's URL for people: short, and without a password
+    is_new: bool = False  #: was the store made by opening it?
     in_process: list[Callable[[], WorkerInfo]] = field(default_factory=list)  #: workers in this process
     crews: list[Crew] = field(default_factory=list)  #: workers that this session started
 
@@ -100,6 +101,7 @@ def open_access(
     """
     if accept_new:
         accept_new_store(resolve_url(url, folder))
+    is_new = not is_there(url, folder)
     store = open_store(resolve_url(url, folder), clock)
     if shared is not None:
         join_shared(store, shared, lambda: _secret(store))
@@ -116,7 +118,7 @@ def open_access(
     process = system.me("session", clock)
     return StoreAccess(
         store, seal, signed, clock, process, system.user(), file, folder,
-        read_only or bool(store.read_only), short_url(store, folder),
+        read_only or bool(store.read_only), short_url(store, folder), is_new,
     )  # fmt: skip
 
 
@@ -158,20 +160,23 @@ def unverified_picture(url: str, folder: Path) -> Snapshot | None:
         return store.snapshot() if store.unverified else None
 
 
-def is_there(url: str, folder: Path) -> bool:
+def is_there(url: str | Path, folder: Path) -> bool:
     """Return whether there is a store at the URL, and makes none; what ends with the process always counts as there."""
     url = resolve_url(url, folder)
     return split(url)[0] == "memory" or exists(url)
 
 
 def new_store_text(access: StoreAccess) -> str:
-    """Return where a store is that was made just now; where one of a similar name lies beside it, with that."""
+    """Return that a store was made just now, and where; where one of a similar name lies beside it, with that."""
     scheme, rest = split(access.store.url)
-    if scheme != "file":
-        return access.display_url
-    path = Path(rest)
-    stores = {store.parent.name for store in path.parent.glob("*/store.json")} - {path.name}
-    return f"{path}{near(path.name, stores)}"
+    where = access.display_url
+    if scheme == "file":
+        path = Path(rest)
+        stores = {store.parent.name for store in path.parent.glob("*/store.json")} - {path.name}
+        inside = path.is_relative_to(access.folder)
+        where = f"./{path.relative_to(access.folder)}" if inside else str(path)
+        where += near(path.name, stores)
+    return f"made a new, empty store: {where}"
 
 
 def announce(access: StoreAccess, *, lasting: bool, together: bool) -> StoreAccess:

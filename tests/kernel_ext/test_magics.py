@@ -323,10 +323,12 @@ def test_the_help_of_a_magic_has_examples(kernel: Kernel) -> None:
 
 def test_another_store_is_a_magic_or_a_trait_away_and_a_new_one_says_so(kernel: Kernel, folder: Path) -> None:
     assert kernel.run("%jug_store").out.startswith("file store ./jugdata, ")
-    assert kernel.run("%jug_store jugdat").out == (
-        f"made a new, empty store: {folder.resolve() / 'jugdat'}; did you mean jugdata?\n"
-    )
+    assert kernel.run("%jug_store jugdat").out == "made a new, empty store: ./jugdat; did you mean jugdata?\n"
     assert kernel.run("%jug_store jugdat").out == "file store ./jugdat, 0 tasks\n"
+    assert kernel.run("from jug_notebook import connect\n%config JugMagics.store = 'jugdata'").out == ""
+    new = kernel.run("connect('jugdta').close()").out
+    assert new == "made a new, empty store: ./jugdta; did you mean jugdata?\n"
+    assert kernel.run(f"%config JugMagics.store = '{folder}-else'").out == f"made a new, empty store: {folder}-else\n"
     kernel.run("%config JugMagics.store = 'jugdata'")
     assert kernel.run("%jug_store").out.startswith("file store ./jugdata, ")
     refused = kernel.run("%jug_store nonsense:x")

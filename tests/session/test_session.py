@@ -65,6 +65,16 @@ def test_connecting_twice_is_one_session(session, store_url, tmp_path):
     assert jn.current() is session
 
 
+def test_a_store_that_connecting_makes_is_reported_once_with_what_may_have_been_meant(tmp_path, capsys):
+    def reported(name: str) -> str:
+        jn.connect(name, notebook=tmp_path / "study.ipynb").close()
+        return capsys.readouterr().err
+
+    assert reported("results") == "jug_notebook: made a new, empty store: ./results\n"
+    assert reported("results") == ""
+    assert reported("result") == "jug_notebook: made a new, empty store: ./result; did you mean results?\n"
+
+
 def test_connecting_to_a_store_that_was_removed_makes_it_anew(tmp_path):
     before = jn.connect(tmp_path / "jugdata", notebook=tmp_path)
     lost = define("def f(x): return x")(1)
@@ -427,6 +437,20 @@ def test_what_changes_within_a_cell_is_an_error_that_names_it(session):
     session.begin_cell("1")
     assert f(1).key != many[1].key
     session.end_cell()
+
+
+def test_what_can_no_longer_be_hashed_at_the_end_of_its_cell_has_changed_too(session):
+    NOTEBOOK["ALPHA"] = 1
+    f = define("def f(x): return x + ALPHA")
+    session.begin_cell("1")
+    before = f(1)
+    NOTEBOOK["ALPHA"] = open(os.devnull)
+    after = f(2)
+    with NOTEBOOK["ALPHA"], pytest.raises(jn.ChangedInCell, match=r"TextIOWrapper.* changed after f was first called"):
+        session.end_cell()
+    session.begin_cell("2")
+    session.end_cell()
+    assert {before.state, after.state} == {State.CANCELLED}
 
 
 def test_in_a_script_each_handing_in_ends_the_cell(session):
