@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from jug_notebook import codec, frames, system
-from jug_notebook.errors import BadTask, ChangedInCell, JugError, StoreError, Unhashable
+from jug_notebook.errors import BadTask, ChangedInCell, StoreError, Unhashable
 from jug_notebook.keys.code import Code
 from jug_notebook.model import (
     Address,
@@ -150,9 +150,8 @@ class SubmissionQueue:
     def store_again(self) -> None:
         """Store the functions of this process once more, where their code is the same: their blobs may be lost."""
         for function, version in list(self._last.items()):
-            with suppress(Unhashable):
-                if (code := self._code(function)).digest == version.code:
-                    self._store_function(function, code)
+            if (code := self._code_or_none(function)) and code.digest == version.code:
+                self._store_function(function, code)
 
     def _store_function(self, function: TaskFunction, code: Code) -> tuple[Address, bytes]:
         data = msgspec.msgpack.encode(codec.dump_function(function.__jug_function__, code, self.put, self.label_of))
@@ -168,17 +167,22 @@ class SubmissionQueue:
             code = self._codes[function] = function.examine(self._access.folder)
         return code
 
+    def _code_or_none(self, function: TaskFunction) -> Code | None:
+        """Return the code of a function; None where it can't be named now, which its next call raises."""
+        with suppress(Unhashable, BadTask):
+            return self._code(function)
+        return None
+
     def former(self, version: FunctionVersion) -> bool:
         """Return whether the function was redefined since."""
         function = version.function
         if function is None:
             return False
         latest = definitions.get(version.name, function) if function.defines else function
-        try:
-            code = self._code(latest)
-            return code.digest != version.code and _redefines(version.parts, code.parts)
-        except Unhashable:
+        code = self._code_or_none(latest)
+        if code is None:
             return latest is not function
+        return code.digest != version.code and _redefines(version.parts, code.parts)
 
     def away(self) -> str:
         """Return the working folder as seen from the notebook's: "" for that itself, which is the rule.
@@ -219,11 +223,8 @@ class SubmissionQueue:
     def _changes(self, version: FunctionVersion) -> str:
         """Return what its function has become, as in "global BIAS (1 → 100)"; empty where nothing has changed."""
         function = version.function
-        try:
-            code = self._code(definitions.get(version.name, function) if function.defines else function)
-        except JugError:
-            return ""
-        if code.digest == version.code:
+        code = self._code_or_none(definitions.get(version.name, function) if function.defines else function)
+        if code is None or code.digest == version.code:
             return ""
         found = []
         for label in _changed_parts(version.parts, code.parts) or ["the code"]:
@@ -407,7 +408,10 @@ class SubmissionQueue:
 
     def _changed(self, version: FunctionVersion) -> list[str]:
         assert version.function is not None, "only functions are pinned"
-        code = self._code(version.function)
+        try:
+            code = self._code(version.function)
+        except (Unhashable, BadTask) as error:
+            return [f"what it reads ({str(error).rstrip('.')})"]
         if code.digest == version.code:
             return []
         return _changed_parts(version.parts, code.parts) or ["its code"]
@@ -435,10 +439,8 @@ class SubmissionQueue:
         """Cancel what this process requested by previous definitions, also of functions that were not called now."""
         cancelled = 0
         for function in list(definitions.values()):
-            try:
-                cancelled += self._cancel_outdated(function, self._code(function))
-            except Unhashable:
-                continue  # its next call raises it
+            if code := self._code_or_none(function):
+                cancelled += self._cancel_outdated(function, code)
         return cancelled
 
     def _cancel_outdated(self, function: TaskFunction, code: Code) -> int:

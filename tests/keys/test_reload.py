@@ -156,6 +156,7 @@ def test_what_a_module_computes_is_watched_too(kernel: Kernel, folder: Path) -> 
     assert kernel.run("f(7).result()").result == "7.0"
     write(folder / "scaling.py", "TABLE = dict(a=7)\n\n\ndef norm(x):\n    return x / TABLE['a']\n")
     assert "was edited after scaling was imported" in kernel.run("f(7)").message
+    assert not kernel.run("1 + 1").traceback  # a cell that doesn't call it has nothing to do with it
     kernel.run("importlib.reload(scaling)")
     assert kernel.run("f(7).result()").result == "1.0"
 
