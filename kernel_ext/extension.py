@@ -16,6 +16,7 @@ from jug_notebook.errors import JugError, StoreError, StoreGone
 from jug_notebook.keys import advice
 from jug_notebook.render.format import near
 from jug_notebook.session import on_connect
+from jug_notebook.task.values import tasks_in
 from kernel_ext import display, options
 from kernel_ext.frontend import Sources, cell_name, cell_now
 from kernel_ext.live import Live
@@ -93,6 +94,8 @@ class Extension:
         error = exc_tuple[1] if exc_tuple else sys.exc_info()[1]
         if isinstance(error, UsageError):
             self._complete(error)
+        elif isinstance(error, AttributeError):
+            _name_result(error)
         if isinstance(error, BaseException) and not hasattr(error, "_render_traceback_"):
             frames.hide_ours(error)
             if exc_tuple:
@@ -132,3 +135,11 @@ class Extension:
                 print(f"jug_notebook: {error}", file=sys.stderr)
             except (JugError, OSError) as error:
                 self.shell.showtraceback((type(error), error, error.__traceback__))
+
+
+def _name_result(error: AttributeError) -> None:
+    """Say what gives the values of a container of tasks that was taken for a task, as in ``[f(1)].result()``."""
+    taken_for_task = error.name in ("result", "wait") and isinstance(error.obj, list | tuple | dict | set)
+    if taken_for_task and tasks_in(error.obj) and "jn." not in str(error):
+        hint = f"jn.{error.name}(…) waits for the tasks in it (import jug_notebook as jn)"
+        error.args = (f"{error}; {hint}",)

@@ -70,7 +70,7 @@ SAVED = (
     '<div style="font-size:13px;margin:0 0 4px"><b>Saved picture, not live.</b> '
     "If its kernel has ended, run the cell again to see how things are.</div>"
 )
-NOBODY = '<div style="margin:12px 0 2px;font-weight:bold">no workers</div>'
+NOBODY = '<div style="margin:12px 0 2px;font-weight:bold">{}</div>'
 
 
 class Panel:
@@ -202,7 +202,8 @@ class Panel:
         self._names = tuple(function.name for function in snapshot.functions)
         _set(self._head, BLOCK.format(render.head_html(calm)))
         _set(self._functions, BLOCK.format(render.functions_html(calm, styles=render.CLASSES)) if self._names else "")
-        _set(self._workers, BLOCK.format(render.workers_html(calm, styles=render.CLASSES) or NOBODY))
+        workers = render.workers_html(calm, styles=render.CLASSES) or NOBODY.format(render.worker_count_text(calm))
+        _set(self._workers, BLOCK.format(workers))
         self._failures.renew(snapshot, room)
         for button, useful in (
             (self._stop_button, alive),

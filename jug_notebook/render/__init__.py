@@ -41,6 +41,7 @@ from jug_notebook.render.summary import (
     pattern,
     plain,
     state_label,
+    worker_count_text,
 )
 from jug_notebook.render.tasks import (
     LISTED,
@@ -117,5 +118,6 @@ __all__ = [
     "text",
     "why_html",
     "why_text",
+    "worker_count_text",
     "workers_html",
 ]

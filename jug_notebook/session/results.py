@@ -100,24 +100,22 @@ class WaitDisplay:
                 self._next = float("inf")
                 return
             self._line, self._first, self._began = line, self._done()[0], now
-        done, failed = self._done()
+        done, text = self._done()
         since, left = done - self._first, len(self._keys) - done
         about = f" · about {render.duration((now - self._began) * left / since)} left" if since and left else ""
-        self._line.show(self._text(done, failed) + about)
+        self._line.show(text + about)
         self._next = now + max(EVERY, 20 * (self._clock.monotonic() - now))
 
     def end(self) -> None:
         """The wait has ended."""
         if self._line is not None:
-            self._line.end(self._text(*self._done()))
+            self._line.end(self._done()[1])
 
-    def _done(self) -> tuple[int, int]:
+    def _done(self) -> tuple[int, str]:
         states = self._store.states(self._keys)
-        failed = sum(state in (State.FAILED, State.BLOCKED) for state in states)
-        return sum(state is None or state.settled for state in states), failed
-
-    def _text(self, done: int, failed: int) -> str:
-        return f"{done:,} of {render.plural(len(self._keys))} done" + (f", {failed:,} of them failed" if failed else "")
+        done = sum(state is None or state.settled for state in states)
+        wrong = [f"{states.count(one):,} {one.value}" for one in (State.FAILED, State.BLOCKED) if one in states]
+        return done, ", ".join([f"{done:,} of {render.plural(len(self._keys))} done", *wrong])
 
 
 class WorkerCheck:

@@ -180,9 +180,8 @@ class SubmissionQueue:
             return False
         latest = definitions.get(version.name, function) if function.defines else function
         code = self._code_or_none(latest)
-        if code is None:
-            return latest is not function
-        return code.digest != version.code and _redefines(version.parts, code.parts)
+        changed = code is not None and code.digest != version.code and _redefines(version.parts, code.parts)
+        return changed if code is not None else latest is not function
 
     def away(self) -> str:
         """Return the working folder as seen from the notebook's: "" for that itself, which is the rule.

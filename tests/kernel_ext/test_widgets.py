@@ -101,6 +101,12 @@ def test_failures_come_a_few_at_a_time_and_their_details_after_them(
     assert len(steps) == 2 * render.FAILURES / AT_ONCE + 1
 
 
+def test_workers_that_start_are_not_called_none(panel_of: Callable[..., Panel], sent: list[str]) -> None:
+    panel_of(replace(picture(), workers=(), starting=2))
+    assert any("2 workers starting" in message for message in sent)
+    assert not any("no workers" in message for message in sent)
+
+
 def test_failures_alike_are_one_line_that_counts_them(panel_of: Callable[..., Panel]) -> None:
     panel = panel_of(picture(*(f"ValueError: bad row {n}" for n in range(930))))
     panel.rest(picture(*(f"ValueError: bad row {n}" for n in range(930))))

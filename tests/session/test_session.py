@@ -915,6 +915,10 @@ def test_a_long_wait_for_many_tasks_shows_how_far_it_is(session: jn.Session, mon
         assert one.result() == 36
     assert lines[0].endswith(" of 5 tasks done"), "itself and the four that it needs"
     assert lines[-1] == "end: 5 of 5 tasks done"
+    part = jn.task(lambda x: 1 // x)
+    with working(session), pytest.raises(jn.TaskFailed):
+        jn.result([total([part(n)]) for n in range(3)])
+    assert lines[-1].endswith(" of 6 tasks done, 1 failed, 1 blocked")
 
 
 @pytest.mark.filterwarnings("ignore::jug_notebook.errors.OnlyAPath")
