@@ -15,6 +15,7 @@ TARGET = "<target>"  #: what an expression of a magic's line is compiled as: the
 OURS = (_HERE + os.sep, os.path.join(os.path.dirname(_HERE), "kernel_ext") + os.sep, TARGET)
 _INSTALLED = re.compile(
     r"[/\\]((site|dist)-packages|lib(64)?[/\\]python3\.\d+)[/\\]|^<(frozen |__array_function__|decorator-gen)"
+    r"|^\w+[/\\].*\.p(yx|xi)$"  # compiled by Cython elsewhere
 )
 
 
@@ -83,7 +84,8 @@ def line_below(error: BaseException) -> tuple[str, int] | None:
 
 
 def hide_ours(error: BaseException) -> int:
-    """Take our frames, and those of what we called, out of the tracebacks of an error and of its causes, in place.
+    """Take our frames, and those of what we called, out of the tracebacks of an error and of its causes, in place;
+    of an error of ours also those of libraries, through which the user's code may have called it.
 
     Return how many frames of the user are left in that of the error; 0 where the only one is the line of a magic that
     begins its cell.
@@ -136,12 +138,13 @@ def _prune(error: BaseException) -> int:
     for step in list(_steps(error.__traceback__)):
         if step.tb_frame.f_code.co_filename.startswith(OURS):
             inside = True
-            while len(kept) > 1 and _is_ipythons(kept[-1]):  # the first is the shell's, which runs the cell
-                kept.pop()
-                by_magic = True
+            while len(kept) > 1 and not _is_users_frame(kept[-1]):  # the first is the shell's, which runs the cell
+                by_magic = by_magic or _is_ipythons(kept.pop())
         elif not inside or _is_users_frame(step):
             inside = False
             kept.append(step)
+    if inside:  # an error of ours: what led to it is the user's code
+        kept = [step for step in kept if step is kept[0] or _is_users_frame(step)]
     following: TracebackType | None = None
     for step in reversed(kept):
         if step.tb_next is not following:

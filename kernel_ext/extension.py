@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import re
 import sys
 import threading
 from contextlib import suppress
+from types import ModuleType
 from typing import Any
 
 from IPython.core import interactiveshell
@@ -58,6 +60,7 @@ class Extension:
         on_connect.append(self.magics.adopt)
         self.magics.cell, self.magics.cell_lasts = cell_now(shell)
         self._use_plain_open()
+        atexit.register(self.live.end_with_kernel)
         self.magics.open()
 
     def _use_plain_open(self) -> None:
@@ -69,6 +72,7 @@ class Extension:
     def unload(self) -> None:
         """Undo `load`, end threads and close the sessions; workers go on."""
         shell = self.shell
+        atexit.unregister(self.live.end_with_kernel)
         self.live.stop()
         shell.events.unregister("pre_run_cell", self.before)
         shell.events.unregister("post_run_cell", self.after)
@@ -95,7 +99,7 @@ class Extension:
         if isinstance(error, UsageError):
             self._complete(error)
         elif isinstance(error, AttributeError):
-            _name_result(error)
+            _name_meant(error)
         if isinstance(error, BaseException) and not hasattr(error, "_render_traceback_"):
             frames.hide_ours(error)
             if exc_tuple:
@@ -137,9 +141,13 @@ class Extension:
                 self.shell.showtraceback((type(error), error, error.__traceback__))
 
 
-def _name_result(error: AttributeError) -> None:
-    """Say what gives the values of a container of tasks that was taken for a task, as in ``[f(1)].result()``."""
-    taken_for_task = error.name in ("result", "wait") and isinstance(error.obj, list | tuple | dict | set)
-    if taken_for_task and tasks_in(error.obj) and "jn." not in str(error):
-        hint = f"jn.{error.name}(…) waits for the tasks in it (import jug_notebook as jn)"
-        error.args = (f"{error}; {hint}",)
+def _name_meant(error: AttributeError) -> None:
+    """Name the attribute that was meant of an object of ours, and what gives the values of a container of tasks."""
+    thing, name, hint = error.obj, error.name or "", ""
+    if isinstance(thing, list | tuple | dict | set):
+        if name in ("result", "wait") and tasks_in(thing):
+            hint = f"; jn.{name}(…) waits for the tasks in it (import jug_notebook as jn)"
+    elif (thing.__name__ if isinstance(thing, ModuleType) else type(thing).__module__).startswith("jug_notebook"):
+        hint = near(name, dir(thing))
+    if ";" not in str(error):  # it has none yet
+        error.args = (f"{error}{hint}",)

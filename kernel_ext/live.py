@@ -35,8 +35,8 @@ class Picture(Protocol):
         """Nothing has changed since the last read."""
         ...
 
-    def lost(self, why: str) -> None:
-        """It can't be updated, at least now; `show` may come later."""
+    def lost(self, why: str, over: bool = False) -> None:
+        """It can't be updated: at least now, and `show` may come later; or never again, if that is ``over``."""
         ...
 
     def close(self) -> None:
@@ -109,6 +109,14 @@ class Live:
         for _, picture in former:
             picture.close()
 
+    def end_with_kernel(self) -> None:
+        """Say in each picture that it is over, while the front end still listens."""
+        self._ended.set()
+        with self._lock:
+            pictures = [picture for _, picture in self._pictures]
+        for picture in pictures:
+            picture.lost("its kernel has ended", True)
+
     @property
     def running(self) -> bool:
         return self._thread is not None and self._thread.is_alive()
@@ -151,7 +159,7 @@ class Live:
             found = snapshots[about]
             if isinstance(found, str):
                 self._seen.pop(picture, None)
-                picture.lost(found)
+                picture.lost(found, picture.session.closed)
                 continue
             now = summary(found)
             before, at = self._seen.get(picture, (None, 0.0))
@@ -230,7 +238,7 @@ class Drawing:
     def rest(self, snapshot: Snapshot) -> None:
         """Nothing to redraw."""
 
-    def lost(self, why: str) -> None:
+    def lost(self, why: str, over: bool = False) -> None:
         """It has a time ("as of"), which shows how old it is."""
 
     def close(self) -> None:

@@ -33,14 +33,16 @@ STYLE = (
     "<style>"
     + render.STYLESHEET
     + """
-.jug-panel {max-width: 980px; overflow: visible}
+.jug-panel {width: 100%; max-width: 1060px; overflow: visible; container-type: inline-size}
 .jug-panel .widget-html, .jug-panel .jupyter-widget-html {margin: 0; height: auto}
 .jug-panel .widget-html-content {line-height: 1.5; font-size: 13px; overflow-x: auto; width: 100%}
-@media (max-width: 900px) {
-  .jug-panel td .b {display: none}
+.jug-panel td.l {overflow: hidden; text-overflow: ellipsis}
+@container (max-width: 990px) {.jug-panel td .b {display: none} .jug-panel td.l {max-width: 20em}}
+@container (max-width: 860px) {
   .jug-panel td, .jug-panel th {padding-left: 2px !important; padding-right: 4px !important}
-  .jug-panel td.l {max-width: 11em; overflow: hidden; text-overflow: ellipsis}
+  .jug-panel td.l {max-width: 11em}
 }
+@container (max-width: 640px) {.jug-panel table {font-size: 12px !important} .jug-panel td.l {max-width: 8em}}
 .jug-panel .jug-bar {margin-top: 10px; gap: 6px}
 .jug-panel .jug-bar button {margin: 0; height: 28px; line-height: 26px; padding: 0 12px; border-radius: 3px}
 .jug-panel .jug-bar select {margin: 0}
@@ -100,7 +102,6 @@ class Panel:
         self._fresh, self._saved_at = True, snapshot.at  # the saved picture is the current one
         self._last = snapshot
         self._first = True  # the saved picture has no title yet
-        self._buttons: list[Any] = []
         self._had_workers = False
         self._when_ended = ""  # the message once there are no workers any more
         self._names: tuple[str, ...] = ()
@@ -167,16 +168,19 @@ class Panel:
             if self._first or (not self._fresh and at_rest):
                 self._save(snapshot)
 
-    def lost(self, why: str) -> None:
+    def lost(self, why: str, over: bool = False) -> None:
         """See `Picture`."""
         with self._lock:
-            if not self._closed:
-                if self.session.closed:  # as when the kernel was shut down
-                    why += ", so the buttons do nothing"
-                    for button in self._buttons:
-                        button.disabled = True
-                note = f"<b>not live</b>: {escape(why)}. Run <code>%jug_status</code> to look again"
-                _set(self._mark, _line(note, "#d55e00"))
+            if self._closed:
+                return
+            if over:
+                why += ", so the buttons do nothing"
+                for widget in [*_all(self.box), *self._failures.gone()]:
+                    if isinstance(widget, w.Button):
+                        widget.disabled = True
+            self._closed = over
+            note = f"<b>not live</b>: {escape(why)}. Run <code>%jug_status</code> to look again"
+            _set(self._mark, _line(note, "#d55e00"))
 
     def close(self) -> None:
         """See `Picture`. The front end lets go of it."""
@@ -222,7 +226,6 @@ class Panel:
 
     def _button(self, label: str, tip: str, act: Callable[[], str]) -> Any:
         button = _plain_button(label, tip)
-        self._buttons.append(button)
         button.on_click(lambda _: self._press(act))
         return button
 

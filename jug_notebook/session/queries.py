@@ -313,8 +313,8 @@ class Queries:
     ) -> Listing:
         """Return a table of this notebook's tasks (or a target's), with arguments, results in short, and errors.
 
-        At most ``limit`` rows (0: all), of one ``state`` if given. Without a target, what only earlier versions of the
-        notebook requested is counted and not listed. Raises NoSuchTask.
+        At most ``limit`` rows (0: all), of one ``state`` if given. What only earlier versions of the notebook requested
+        comes last; without a target, it is counted and not listed. Raises NoSuchTask.
         """
         limit = whole_number("limit", limit or 0, "rows (0: all)", least=0)
         names = [one.value for one in State]
@@ -329,6 +329,7 @@ class Queries:
             keys = dict.fromkeys(self._targets.keys(target, namespace))
             found = self._store.tasks(target=Target(keys=frozenset(keys)))
             views = listed = [view for view in found if view.key in keys and wanted in (None, view.state)]
+            views.sort(key=lambda view: view.kept or view.state is State.CANCELLED)
         kept = sum(view.kept for view in listed) if views is not listed else 0
         cancelled = len(listed) - len(views) - kept
         return Listing(self._signed.filled(views[:limit] if limit else views), len(views), kept, cancelled)

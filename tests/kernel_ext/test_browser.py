@@ -10,9 +10,14 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("nbformat")
+pytest.importorskip("ipywidgets")
 import nbformat
 
+from jug_notebook import State, render
+from jug_notebook.model import FunctionView, Snapshot
+from jug_notebook.model.views import Spread
 from jug_notebook.store import Store, open_store
+from kernel_ext.widgets import BLOCK, STYLE
 from tests.browser import KERNEL, NOTEBOOK, Lab, Tab, browser, missing
 
 CELLS = [
@@ -256,8 +261,31 @@ def test_another_notebook_on_the_same_store_sees_the_same_work(tab: Tab) -> None
         for gate in ("first", "second", "third"):
             touch(tab, gate)
         shows(tab, "finished 5", "all done")
+        other.page.evaluate(f"{NOTEBOOK}.sessionContext.shutdown()")  # as the menu's Shut Down Kernel does
+        shows(other, "not live: its kernel has ended, so the buttons do nothing")
+        buttons = other.page.locator(".jug-panel button")
+        assert buttons.count() > 5
+        assert all(button.is_disabled() for button in buttons.all())
     finally:
         other.page.close()
+
+
+@pytest.mark.parametrize("width", [1106, 820, 584])  # of outputs, on pages of 1 200, 1 000 and 700 pixels
+def test_mean_time_and_time_left_are_seen_beside_long_names_on_pages_of_any_width(tab: Tab, width: int) -> None:
+    counts = {state: 1186 for state in State if state is not State.CANCELLED}
+    long = FunctionView("reconstruct_the_surface_temperature_of_the_sea", counts, 123.0, memory=Spread(1, 42e6, 1e8))
+    drawn = render.functions_html(Snapshot("s", 0.0, "all", (long,)), styles=render.CLASSES)
+    page = tab.page.context.new_page()
+    try:
+        page.set_content(
+            f'{STYLE}<div style="width: {width}px"><div class="jug-panel">{BLOCK.format(drawn)}</div></div>'
+        )
+        for head in ("mean\u00a0time", "time\u00a0left"):
+            box = page.locator("th", has_text=head).bounding_box()
+            assert box is not None
+            assert box["x"] + box["width"] <= width + page.locator(".jug-panel").bounding_box()["x"]
+    finally:
+        page.close()
 
 
 def test_a_notebook_that_is_not_trusted_shows_the_saved_picture_and_runs_nothing(tab: Tab) -> None:

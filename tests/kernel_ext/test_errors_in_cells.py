@@ -54,6 +54,25 @@ def test_an_error_shows_the_frames_of_the_user_and_none_of_ours(kernel: Kernel, 
     assert "lib/python" not in text
 
 
+def test_a_list_of_tasks_taken_for_a_task_says_what_gives_its_values(kernel: Kernel) -> None:
+    assert kernel.run("flags.result()").plain_traceback.splitlines()[-1] == (
+        "AttributeError: 'list' object has no attribute 'result'; jn.result(…) waits for the tasks in it "
+        "(import jug_notebook as jn)"
+    )
+    assert kernel.run("[1].result()").plain_traceback.endswith("has no attribute 'result'")
+    assert kernel.run("is_prime.mpa(flags)").plain_traceback.endswith("has no attribute 'mpa'; did you mean map?")
+
+
+def test_libraries_between_the_user_and_an_error_of_ours_are_not_shown(kernel: Kernel) -> None:
+    reply = kernel.run("import functools\nfunctools.reduce(lambda x, y: x + y, flags)")
+    assert reply.error == "TaskNotValue"
+    shown = reply.plain_traceback.count("----> 2 functools.reduce(lambda x, y: x + y, flags)")
+    assert shown == 2, "the call and its lambda"
+    text = kernel.run("import numpy\nnumpy.atleast_1d(total)").plain_traceback
+    assert "----> 2 numpy.atleast_1d(total)" in text
+    assert "site-packages" not in text
+
+
 def test_a_target_that_raises_shows_the_line_of_its_magic(kernel: Kernel) -> None:
     reply = kernel.run("first = 1\n%jug_log flags[99]")
     text = reply.plain_traceback

@@ -10,12 +10,13 @@ import pytest
 
 pytest.importorskip("ipywidgets")
 import comm
+import ipywidgets
 from comm.base_comm import BaseComm
 from msgspec.structs import replace
 
 from jug_notebook import State, render
 from jug_notebook.model import FailureView, FunctionView, Snapshot, WorkerInfo, WorkerView
-from kernel_ext.widgets import AT_ONCE, Panel
+from kernel_ext.widgets import AT_ONCE, Panel, _all
 
 AT = 1_795_000_000.0
 
@@ -178,15 +179,20 @@ def test_a_picture_that_follows_no_more_says_so_and_why(panel_of: Callable[..., 
     assert "not live" not in panel._mark.value
 
 
-def test_the_buttons_of_a_session_that_is_closed_are_dead_and_say_so(panel_of: Callable[..., Panel]) -> None:
-    session = Nobody()
-    panel = panel_of(picture(), session=session)
+def buttons(panel: Panel) -> list[Any]:
+    return [widget for widget in _all(panel.box) if isinstance(widget, ipywidgets.Button)]
+
+
+def test_once_it_is_over_all_buttons_are_dead_and_nothing_makes_it_live_again(panel_of: Callable[..., Panel]) -> None:
+    panel = panel_of(picture("ValueError: a"))
+    panel.rest(picture("ValueError: a"))
     panel.lost("the server is away")
     assert not panel._stop_button.disabled
-    session.closed = True
-    panel.lost("the session is closed")
-    assert all(button.disabled for button in panel._buttons)
-    assert "the buttons do nothing" in panel._mark.value
+    panel.lost("its kernel has ended", True)
+    panel.show(picture(done=2))
+    assert len(buttons(panel)) == 9
+    assert all(button.disabled for button in buttons(panel))
+    assert "its kernel has ended, so the buttons do nothing" in panel._mark.value
 
 
 def test_a_message_about_workers_goes_with_them(panel_of: Callable[..., Panel]) -> None:
