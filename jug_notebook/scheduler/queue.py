@@ -22,7 +22,7 @@ from jug_notebook.scheduler.reuse import Reuse
 from jug_notebook.scheduler.table import TaskTable, first_of
 
 BUDGET = 0.02  #: seconds of expected work that one claim may take
-LONG, SHORT = 20_000, 2_000  #: ready tasks of a function from which on others are packed; below which they come back
+LONG, SHORT = 5_000, 2_000  #: ready tasks of a function from which on others are packed; below which they come back
 STALE = 1000  #: entries of a queue that may be out of date before it is cleaned
 LONGEST = 60.0  #: seconds between two attempts at most; a later time comes from a clock that is ahead
 

@@ -108,9 +108,7 @@ class ForkContext:
         """Fork a worker. ``deadline`` is on the monotonic clock: no task starts after it."""
         status, files, suffix = SharedStatus(), Files(), os.urandom(3).hex()
         line, ours = self.server.connect()
-        gc.freeze()  # or the first collection in the worker would copy all our pages
         pid = _fork(lambda: self._run_worker(suffix, status, files, line, deadline))
-        gc.unfreeze()
         line.close()
         with suppress(OSError):  # it may have ended already
             os.setpgid(pid, pid)  # the child does so too: whichever is first
@@ -184,6 +182,7 @@ class ForkContext:
         self, suffix: str, status: SharedStatus, files: Files, line: socket.socket, deadline: float | None
     ) -> int:
         """Run tasks in the child; return its exit status."""
+        gc.freeze()  # or the first collection would copy all pages of the supervisor
         for number in NOTICE:
             signal.signal(number, signal.SIG_IGN)
         signal.signal(signal.SIGINT, signal.default_int_handler)

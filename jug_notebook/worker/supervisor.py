@@ -6,6 +6,7 @@ task that holds the interpreter's lock, or loops in C, is neither taken for dead
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import signal
@@ -189,6 +190,7 @@ class Supervisor:
         )  # fmt: skip
         self._notifier = Notifier(self.store, self._me, self.options.target, self._fork.fork_notifier)
         handlers = _caught_signals(self._signals, self._wakeup_end)
+        gc.freeze()  # or our collections would copy all pages that workers have of us
         try:
             self._renew()
             if self._is_second():
