@@ -15,6 +15,7 @@ import re
 import secrets
 import select
 import threading
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -37,7 +38,8 @@ LOADING = 600.0  #: seconds to wait at least for a server that is loading its da
 PAUSE, LONGEST = 0.02, 1.0  #: seconds before the second attempt to reach it, and at most
 REPORTED = 3.0  #: seconds after which waiting for it is reported
 KEPT = 10.0  #: seconds for which writes are remembered, in case a server with an append-only file loses them
-KEPT_BYTES = 16 << 20  #: of what is remembered, at most; of a server without such a file, nothing else limits it
+KEPT_BYTES = 7 << 20  #: of what is remembered, at most; of a server without such a file, nothing else limits it
+COMPRESSED = range(2_000, 1_000_000)  #: bytes of a write that is remembered compressed: larger ones hold blobs
 OVERHEAD = 160  #: bytes that each takes besides
 NOTHING = b"0-0"  #: before the first entry of the log
 
@@ -117,7 +119,7 @@ class Connection:
         self._free: list[Wire] = []
         self._waiting: list[Wire] = []  # each has a command on its way that waits for the log to grow
         self._pid = os.getpid()
-        self._remembered: deque[tuple[float, str, bytes]] = deque()  # when, the script, its arguments in one piece
+        self._remembered: deque[tuple[float, str, bytes, bool]] = deque()  # when, script, arguments, compressed?
         self._remembered_bytes = 0
         self._lock = threading.RLock()
         self._unverified = False  # a new connection: the server may have restarted or lost data
@@ -364,10 +366,13 @@ class Connection:
     def remember(self, command: Command) -> None:
         """Remember a write for a while, to repeat it if the server loses it in a crash."""
         _, script, _, _, *arguments = command
-        packed = bytes(memoryview(_encode(arguments)))  # a copy, without the spare space that an encoder leaves
+        packed = _encode(arguments)
+        compressed = len(packed) in COMPRESSED
+        # where it isn't, a copy, without the spare space that an encoder leaves
+        packed = zlib.compress(packed, 1) if compressed else bytes(memoryview(packed))
         now = self._clock.monotonic()
         with self._lock:
-            self._remembered.append((now, script, packed))
+            self._remembered.append((now, script, packed, compressed))
             self._remembered_bytes += len(packed) + OVERHEAD
             while self._remembered and (
                 (self._remembered[0][0] < now - KEPT and not self._forgetful) or self._remembered_bytes > KEPT_BYTES
@@ -406,7 +411,10 @@ class Connection:
         if lost:
             self.losses += 1
             self.seen = NOTHING
-        remembered = [("EVAL", script, 1, self._prefix, *_decode(packed)) for _, script, packed in self._remembered]
+        remembered = [
+            ("EVAL", script, 1, self._prefix, *_decode(zlib.decompress(packed) if compressed else packed))
+            for _, script, packed, compressed in self._remembered
+        ]
         returned = "SET", self.key("returned"), 1, "PX", int(RETURNING * 1000)  # all others may do so first
         self._send([self.script("open", self.id, FORMAT), returned, *remembered])
         self._back_at = self._clock.monotonic()
