@@ -70,8 +70,8 @@ class WorkerMagics(Magics):
     )  # fmt: skip
     @option(
         "--notify", action="append", default=[], metavar="T",
-        help="send a line there when all has ended, or stands still: a shell command, a URL, desktop; repeatable. For "
-        "one that holds a token: env:NAME, @FILE",
+        help="send a line there when all is done, or nothing can go on: a shell command, a URL, desktop; "
+        "repeatable. To keep a token out of sight: env:NAME, @FILE",
     )  # fmt: skip
     @option(
         "--python", metavar="P", help="the Python to run workers with: the same minor version, maybe other packages"

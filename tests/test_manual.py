@@ -133,7 +133,9 @@ def test_every_magic_command_option_and_trait_is_on_a_page(site: dict[Path, Page
         assert f"jug-notebook {name}" in commands
         assert not [word for word in words if word not in commands], name
     configuration = page(site, "reference/configuration").text
-    assert not [name for name in JugMagics.class_own_traits(config=True) if f"JugMagics.{name}" not in configuration]
+    traits = [f"JugMagics.{name}" for name in JugMagics.class_traits(config=True)]
+    assert "JugMagics.autostart" in traits
+    assert not [trait for trait in traits if f"{trait} " not in configuration]
 
 
 def test_every_environment_variable_is_on_a_page(site: dict[Path, Page]) -> None:

@@ -199,7 +199,9 @@ def _key(arguments: Arguments) -> int:
     except (IndexError, ValueError):
         secret = b""
     if len(words) != 2 + reads or len(secret) != keyring.KEY_SIZE:
-        raise UsageError("this is no key; pipe in the line that `jug-notebook key export` prints on the other machine")
+        raise UsageError(
+            "this is not a key; pipe in the line that `jug-notebook key export` prints on the other machine"
+        )
     (keyring.import_read_secret if reads else keyring.import_secret)(store_id, secret)
     print(f"{'read-only key' if reads else 'key'} of store {store_id} kept")
     return 0

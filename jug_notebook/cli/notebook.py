@@ -42,7 +42,7 @@ def read(notebook: Path) -> Any:
         return nbformat.read(notebook, as_version=4)
     except Exception as refused:  # nbformat raises whatever meets a file of another form
         why = next(iter(str(refused).splitlines()), type(refused).__name__)
-        raise NotANotebook(f"{notebook.name} is no notebook: {why[:120]}") from refused
+        raise NotANotebook(f"{notebook.name} is not a notebook: {why[:120]}") from refused
 
 
 def execute(notebook: Path, output: Path | None, notify: Callable[[str], None], clock: Clock = CLOCK) -> bool:

@@ -75,8 +75,8 @@ def _add_limits(parser: Parser, idle: float) -> None:
 
 
 NOTIFY = (
-    "send a line there when all has ended, or stands still: a shell command, a URL, desktop; repeatable. For one that "
-    "holds a token: env:NAME, @FILE"
+    "send a line there when all is done, or nothing can go on: a shell command, a URL, desktop; repeatable. "
+    "To keep a token out of sight: env:NAME, @FILE"
 )
 
 
@@ -307,7 +307,7 @@ def _execute_notebook(notebook: Path, arguments: Arguments) -> int:
     if not notebook.is_file():
         raise UsageError(f"no notebook at {str(notebook)!r}")
     if arguments.size:
-        raise UsageError("-n is about stores; a notebook starts its own workers, with %jug_execute -n N")
+        raise UsageError("-n is for stores; a notebook starts its own workers, with %jug_execute -n N")
     output = notebook if arguments.inplace else arguments.output
     if output is not None and not output.absolute().parent.is_dir():
         raise UsageError(f"no folder {str(output.parent)!r} to write {output.name} to")

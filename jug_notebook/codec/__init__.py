@@ -59,7 +59,7 @@ def _loaded(payload: Payload, get: Get, buffer: Get | None, values: Needs | None
 def _stream_of(payload: Payload, get: Get) -> tuple[Any, tuple[Address, ...]]:
     """Return a payload's stream, which may be a blob, and the addresses of the others."""
     if not payload.data and not payload.buffers:
-        raise ValueLost("a value is stored as nothing at all, so it can't be loaded")
+        raise ValueLost("the stored value is empty, so it can't be loaded")
     return (payload.data, payload.buffers) if payload.data else (get(payload.buffers[0]), payload.buffers[1:])
 
 
@@ -297,7 +297,7 @@ def _unstorable(value: Any, path: str, error: Exception, slots: Mapping[Key, int
     if isinstance(culprit, types.ModuleType):
         kind = f"module {culprit.__name__!r}"
     if hasattr(type(culprit), "__jug_reference__"):
-        return Unstorable(f"{where} is a task; hand it to the function as an argument, then it gets the value.")
+        return Unstorable(f"{where} is a task; pass it to the function as an argument, which then gets its value.")
     article = "an" if kind[0] in "aeiouAEIOU" else "a"
     why = f" ({error})" if str(error) and kind not in str(error) else ""
     return Unstorable(f"{where} is {article} {kind}, which can't be stored{why}; {advice(culprit)}.")

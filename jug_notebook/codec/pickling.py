@@ -247,7 +247,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         reference = value.__jug_reference__()
         slot = self._slots.get(reference.key) if self._slots is not None else None
         if slot is None:
-            raise Forbidden("cannot pickle a task here; hand it to the function as an argument")
+            raise Forbidden("cannot pickle a task here; pass it to the function as an argument")
         self.bound = True
         return _need, (slot, reference.steps)
 
@@ -255,7 +255,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         """Reduce an argument whose ``__jug_value__`` gives what the function gets, once its tasks have values."""
         reduced = value.__reduce_ex__(5)
         if isinstance(reduced, str):
-            raise Forbidden("its __jug_value__ can't be asked in a worker: it is pickled by name")
+            raise Forbidden("its __jug_value__ can't be called in a worker: it is pickled by name")
         maker, arguments, *rest = reduced
         self.bound = True
         return _value, (_Made(_MAKERS.get(maker, maker), arguments, tuple(rest)),)

@@ -119,7 +119,7 @@ def limits_in(environ: Mapping[str, str]) -> tuple[int | None, int, str]:
     def number(name: str) -> int | None:
         written = environ.get(name, "")
         if written and not written.isdecimal():
-            raise JugError(f"${name} is {written!r}, which is no whole number")
+            raise JugError(f"${name} is {written!r}, which is not a whole number")
         return int(written) if written else None
 
     seconds = sum((number(name) or 0) * unit for name, unit in _UNITS.items())

@@ -52,7 +52,7 @@ class JugProcess:
             self.hashes: dict[bytes, bytes] = self._pipe.recv()
         except EOFError:
             self._process.join()
-            raise NoJugdir(f"Jug could not load {jugfile}, or read {jugdir!r}; the reason stands above") from None
+            raise NoJugdir(f"Jug could not load {jugfile}, or read {jugdir!r}; the reason is above") from None
 
     def value(self, name: bytes) -> tuple[bool, Any]:
         """Return (True, value), or (False, why not), of the task with this hash."""
@@ -115,10 +115,10 @@ def import_values(jugfile: str, jugdir: str, options: Any, trust: bool = False) 
         raise NoJug
     scheme, rest = split(url_of(jugdir))
     if scheme == "file" and not is_jugs_own(Path(rest).expanduser()):
-        raise NoJugdir(f"{jugdir!r} is no jugdir that Jug has written")
+        raise NoJugdir(f"{jugdir!r} is not a jugdir that Jug has written")
     if not trust and not _trusted(jugdir):
         raise NotTrusted(
-            f"{jugdir!r} holds pickles that nobody has signed: whoever could write to it can run code as you. "
+            f"{jugdir!r} contains unsigned pickles: anyone who could write to it can run code as you. "
             "If you trust them, give --trust"
         )
     jug = JugProcess(jugfile, jugdir, list(options.user_args))
@@ -134,7 +134,7 @@ def import_values(jugfile: str, jugdir: str, options: Any, trust: bool = False) 
     )
     for line in values.unread:
         print(clean(f"can't be read: {line}"), file=sys.stderr)
-    print("they are taken as they are: Jug does not record whether a function was edited after its tasks had run")
+    print("they are imported as they are: Jug does not record whether a function was edited after its tasks had run")
     print(f"now in {task.Task.store.session.display_url}: jug-notebook execute {jugfile} --jugdir {options.jugdir}")
     return 0 if complete else 1
 
@@ -143,7 +143,7 @@ def _trusted(jugdir: str) -> bool:
     """Ask whether the jugdir may be read; False where nobody can answer."""
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         return False
-    print(clean(f"{jugdir!r} holds pickles: whoever could write to it can run code as you."), file=sys.stderr)
+    print(clean(f"{jugdir!r} contains pickles: anyone who could write to it can run code as you."), file=sys.stderr)
     print("Do you trust them? [y/N] ", end="", file=sys.stderr, flush=True)
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 

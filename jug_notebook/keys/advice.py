@@ -280,7 +280,7 @@ def seed_warnings(functions: Sequence[tuple[types.CodeType, str, Chance]]) -> It
         if drawn or made:
             does = (drawn or made)[0]
             text = (
-                f"{whose} {does}, so each run gives another value, and it is chance which one is kept. "
+                f"{whose} {does}, so each run gives a different value, and chance decides which one is kept. "
                 f"Pass a seed as an argument: numpy.random.default_rng(seed), random.Random(seed)."
             )
             yield code, text

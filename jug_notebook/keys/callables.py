@@ -219,7 +219,7 @@ def generated(cls: type, method: Any) -> bool:
     if type(inner) is not FunctionType:
         return False
     if inner.__name__ == "__hash__" and inner.__code__.co_filename.startswith("<attrs generated"):
-        return True  # another number in each process is written in it
+        return True  # a different number in each process is written in it
     if inner.__code__.co_filename == "<string>":  # so is what a user's own exec() makes
         made = "__dataclass_params__" in cls.__dict__ or (issubclass(cls, tuple) and "_fields" in cls.__dict__)
         return made and inner.__name__ in _GENERATED

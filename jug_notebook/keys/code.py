@@ -279,7 +279,7 @@ def _hint(walk: Walk, code: CodeType, uses: advice.Uses, space: dict[str, Any], 
             ("environment", code, name),
             ReadsEnvironment,
             f"{whose} reads the environment variable {name!r}, but its value isn't part of the key, and a worker has "
-            f"its own. Hand it along: @jn.task(env=[{name!r}]), %%jugtask --env {name}; for what must not be "
+            f"its own. Pass it along: @jn.task(env=[{name!r}]), %%jugtask --env {name}; for what must not be "
             f"stored, secret_env or --secret-env.",
             code,
         )

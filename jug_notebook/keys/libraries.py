@@ -390,9 +390,9 @@ REFUSED = {
     "sqlalchemy.Mapper sqlalchemy.MetaData sqlalchemy.Table": (
         "belongs to SQLAlchemy's registry in this process: pass the values of its columns, as a dict or a dataclass"
     ),
-    "spacy.Language spacy.Vocab": "has another form in each process: pass its name, and load it inside the task",
-    "spacy.Doc spacy.Span spacy.Token": "has another form in each process: pass x.text, or Doc.to_bytes()",
-    "sympy.Dummy": "is another symbol in each process: pass sympy.Symbol(name)",
+    "spacy.Language spacy.Vocab": "has a different form in each process: pass its name, and load it inside the task",
+    "spacy.Doc spacy.Span spacy.Token": "has a different form in each process: pass x.text, or Doc.to_bytes()",
+    "sympy.Dummy": "is a different symbol in each process: pass sympy.Symbol(name)",
     "xarray.GroupBy": f"{_PLAN}pass the data, and call groupby() inside the task",
     "concurrent.Executor socket.socket _socket.socket": _INSIDE,
 }

@@ -141,7 +141,7 @@ exact_writer(frozenset)(contained(writer_for("builtins.frozenset", nested=True)(
 
 @exact_writer(object)
 def _bare(encoder: Encoder, value: object, path: str) -> None:
-    verdict = "only `is` tells from another, and a worker gets another: pass None, a string or a member of an Enum"
+    verdict = "only `is` tells from another, and a worker gets a copy: pass None, a string or a member of an Enum"
     encoder.refuse(value, path, verdict=verdict)
 
 
@@ -306,7 +306,7 @@ _LARGE = 1 << 40  #: what hash() gives is hardly ever less
 
 
 def _refuse_kept_hash(encoder: Encoder, value: Any, state: dict[str, Any], path: str) -> None:
-    """Refuse an object that keeps ``hash()`` of a text it holds: that is another number in each process."""
+    """Refuse an object that keeps ``hash()`` of a text it holds: that is a different number in each process."""
     for name, number in state.items():
         if type(number) is not int or -_LARGE < number < _LARGE:
             continue
@@ -315,7 +315,7 @@ def _refuse_kept_hash(encoder: Encoder, value: Any, state: dict[str, Any], path:
         for kept in (*texts, tuple(texts), *tuples):
             if hash(kept) == number:
                 verdict = (
-                    f"keeps in {name!r} what hash() gives, another number in each process: leave it out with "
+                    f"keeps in {name!r} what hash() gives, a different number in each process: leave it out with "
                     f"jn.ignore_attributes({type(value).__qualname__}, {name!r})"
                 )
                 encoder.refuse(value, path, verdict=verdict)

@@ -109,7 +109,7 @@ def pinned(code: Code, names: Iterable[str]) -> Code:
     for name in sorted(names):
         pins[name] = installed(name)
         if not pins[name]:
-            raise BadTask(f"pin={name!r}: no package of this name is installed here; `pip list` tells their names")
+            raise BadTask(f"pin={name!r}: no package of this name is installed here; `pip list` shows the names")
     if not pins:
         return code
     parts = {f"package {name}": version for name, version in pins.items()}
@@ -124,7 +124,7 @@ def check_pins(pins: Mapping[str, str]) -> None:
             has = f"{name} {here}" if here else f"no {name}"
             raise BadTask(
                 f"the task is pinned to {name} {version}, and {platform.node()} has {has}: install {name} {version} "
-                "there and start workers anew, or run the cell in a kernel with the version that is wanted"
+                "there and start workers anew, or run the cell in a kernel with the pinned version"
             )
 
 

@@ -134,7 +134,9 @@ class Crew:
         lines = []
         for group in self.groups:
             group.over.wait(max(0.0, until - self._clock.monotonic()))
-            waits = "" if group.over.is_set() else f"{group.place}: no answer yet; %jug_status shows what comes of it"
+            waits = (
+                "" if group.over.is_set() else f"{group.place}: no answer yet; %jug_status will show what becomes of it"
+            )
             lines.append(group.failure or waits or group.message)
         self._reported = self._reported or all(group.failure for group in self.groups)
         return [line for line in lines if line]

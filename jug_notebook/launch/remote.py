@@ -236,7 +236,11 @@ def _try_to_write(store: Store, checks: list[Check]) -> None:
                 output.unlink(output.write_hidden())
         except OSError as error:
             message = f"{system.user()} can't write to {rest} there: {error.strerror}"
-            checks.append(Check("writing", message, "mount it writable, or log in as who may: --host USER@HOST", True))
+            checks.append(
+                Check(
+                    "writing", message, "mount it writable, or log in as a user who may write: --host USER@HOST", True
+                )
+            )
             return
         checks.append(Check("writing", f"works, as {system.user()}"))
 

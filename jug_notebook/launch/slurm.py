@@ -96,7 +96,7 @@ def settings_of(given: Mapping[str, Any] | Settings | bool) -> Settings:
         if settings.up_to:
             number_of_workers("up_to", settings.up_to)
         if settings.seconds < 0:
-            raise ValueError(f"walltime={settings.walltime!r} is no time")
+            raise ValueError(f"walltime={settings.walltime!r} is not a length of time")
     except (msgspec.ValidationError, ValueError, TypeError) as error:
         raise LaunchError(f"slurm: {error}; known are {known}") from None
     return settings

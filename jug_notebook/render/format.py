@@ -67,7 +67,7 @@ def size(count: float) -> str:
 def parse_duration(text: str) -> float:
     """Return seconds: of "90", "90s", "10min", "2h", "30d". Raises ValueError."""
     units = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400}
-    return _amount(text, units, "a length of time; give seconds, or as in 90s, 10min, 2h, 30d")
+    return _amount(text, units, "a length of time; give seconds, or a value like 90s, 10min, 2h, 30d")
 
 
 def parse_moment(text: str, now: float) -> float:
@@ -87,7 +87,7 @@ def parse_size(text: str) -> int:
     units: dict[str, float] = {"": 1, "b": 1}
     for power, prefix in enumerate("kmgt", 1):
         units |= {prefix: 1000**power, f"{prefix}b": 1000**power, f"{prefix}ib": 1024**power}
-    return int(_amount(text, units, "a size; give bytes, or as in 500MB, 2G, 2GiB"))
+    return int(_amount(text, units, "a size; give bytes, or a value like 500MB, 2G, 2GiB"))
 
 
 def _amount(text: str, units: Mapping[str, float], expected: str) -> float:
@@ -113,7 +113,7 @@ def parse_resources(given: Any, error: type[Exception] = ValueError) -> tuple[tu
     if isinstance(given, str):
         words = [word.strip() for word in given.split(",") if word.strip()]
         if wrong := next((word for word in words if "=" not in word), None):
-            raise error(f"{wrong!r} is no resource; give names and amounts, as in gpu=1,mem=8G")
+            raise error(f"{wrong!r} is not a resource; give names and amounts, as in gpu=1,mem=8G")
         given = {name.strip(): amount.strip() for name, _, amount in (word.partition("=") for word in words)}
     if not isinstance(given, Mapping):
         raise error(f'resources={given!r:.60}: give names and amounts, as in {{"gpu": 1, "mem": "8G"}}')

@@ -42,7 +42,7 @@ class Slot:
 class Limits:
     """The slots of all limits, as the events applied so far have them.
 
-    ``now`` returns the time by the store's clock. ``spread`` is another number in each process that claims: so many
+    ``now`` returns the time by the store's clock. ``spread`` is a different number in each process that claims: so many
     slots further on it begins to look for a free one, so that few look at the same.
     """
 

@@ -311,7 +311,7 @@ class Session:
         """
         store = self.access.store
         if target is None and not ended:
-            raise NoSuchTask("cancel(target): which tasks? Or ended=True, for what runs requested that have ended")
+            raise NoSuchTask("cancel(target): name the tasks; or give ended=True, for what ended runs left pending")
         keys = None if target is None else dict.fromkeys(self._targets.keys(target, namespace, all))
         origins = self.access.ended_runs() if ended else [self.access.origin()]
         if all:

@@ -141,7 +141,7 @@ def use_mirror(store: Store, also: str | None, folder: Path, accept_new: bool) -
         return
     if not mirror.is_mirror(url):
         raise StoreError(
-            f"{masked(also)} is a store, and no mirror; make one of it: jug-notebook copy STORE s3://BUCKET/PREFIX"
+            f"{masked(also)} is a store, not a mirror; make one from it: jug-notebook copy STORE s3://BUCKET/PREFIX"
         )
     found = mirror.attach(store, url)
     if accept_new:

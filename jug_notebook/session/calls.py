@@ -112,7 +112,7 @@ class StoredCalls:
         pairs = [(former[call.same], call) for call in calls if call.code == code and call.same in former]
         if not pairs or (now and now != code):
             raise NoSuchTask(
-                f"no call of {name} is stored by its code as it is now and by an earlier one; make the calls again, "
+                f"no call of {name} is stored both for its current code and for earlier code; make the calls again, "
                 "wait for them, and compare"
             )
         found = self._values([call.key for pair in pairs for call in pair])
@@ -129,7 +129,7 @@ class StoredCalls:
         elif isinstance(function, TaskFunction):
             name = function.name
         else:
-            raise BadTask(f"a task function or its name is asked for, not {type(function).__name__} {function!r:.60}")
+            raise BadTask(f"give a task function or its name, not {type(function).__name__} {function!r:.60}")
         try:
             return name, "" if function is None else function.examine(self._access.folder).digest
         except Unhashable:

@@ -207,7 +207,7 @@ def _after_pickling(function: str, label: str) -> str:
     if kind != "argument":
         way = f"leave it out: {_ignore_global(name)}"
     return (
-        f"{_called(label)} of {function}() has another digest in each process, so its tasks are never found again; "
+        f"{_called(label)} of {function}() has a different digest in each process, so its tasks are never found again; "
         f"give its class __jug_hash__, or {way}"
     )
 
@@ -220,9 +220,9 @@ def _made_anew(function: str, label: str) -> str:
     else:
         way = f"@jn.task(ignore={[name]!r})" if kind == "argument" else _ignore_global(name)
     return (
-        f"{_called(label)} of {function}() is another value each time its cell runs, so its tasks are not found again "
-        f"after a restart; make it without hash(), id(), the time, random numbers or the order of a set, or leave it "
-        f"out: {way}"
+        f"{_called(label)} of {function}() has a different value each time its cell runs, so its tasks are not found "
+        f"again after a restart; make it without hash(), id(), the time, random numbers or the order of a set, or "
+        f"leave it out: {way}"
     )
 
 

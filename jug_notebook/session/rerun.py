@@ -62,9 +62,7 @@ class Verified(msgspec.Struct, frozen=True):
 
     def __repr__(self) -> str:
         if not self.total and self.changes is not None:
-            return (
-                "nothing to verify: all that is finished was computed with the versions that are here, or not recorded"
-            )
+            return "nothing to verify: finished tasks ran with the versions installed here, or theirs are not on record"
         if not self.total:
             return "nothing to verify: none of these is finished"
         of = f"{self.checked:,} of {self.total:,} values computed again"

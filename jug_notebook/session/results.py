@@ -542,7 +542,7 @@ class Results:
         elif written[1]:
             when += f". {_were_written(written[1])}"
         elif " in another run" in when:
-            when += "; where its code has changed since, re-run its cell: that makes another task"
+            when += "; if its code has changed since, re-run its cell, which makes another task"
         if LOST.match(outcome.error):
             when = "the store has lost its function or an argument of it: re-run its cell, which stores that again"
         error = TaskFailed(f"{before}{render.failure_text(view)}\n\n{when}", outcome)

@@ -157,7 +157,7 @@ def _matching(pattern: str, names: Iterable[str]) -> list[str]:
     try:
         wanted = re.compile(pattern)
     except re.error as error:
-        raise NoSuchTask(f"/{pattern}/ is no regular expression: {error}") from None
+        raise NoSuchTask(f"/{pattern}/ is not a regular expression: {error}") from None
     return [name for name in names if wanted.search(name)]
 
 

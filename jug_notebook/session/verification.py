@@ -34,7 +34,7 @@ T = TypeVar("T")
 Progress = Callable[[str], None]
 
 AGAIN = "it runs again when it's next asked for"
-LOGGED = "tasks of which that was the record run again when they're next asked for"
+LOGGED = "the tasks recorded there run again when they're next asked for"
 
 
 class Damage(msgspec.Struct, frozen=True):

@@ -430,7 +430,7 @@ def _unseen(before: Spec, now: Spec) -> list[Reason]:
 _ALIKE = Reason(
     Cause.UNKNOWN,
     "",
-    "its code and arguments look the same but have another digest: something changed that their parts don't show",
+    "its code and arguments look the same but have a different digest: something else has changed",
 )
 
 

@@ -100,7 +100,7 @@ class Workers:
         if here and not dry_run:
             if gpus is not None or resources or notify:
                 raise LaunchError(
-                    "here=True takes no gpus, resources or notify, for workers alone: start some, or leave these out"
+                    "here=True takes no gpus, resources or notify, which are for workers: start some, or leave them out"
                 )
             self.run_here(target, max_tasks, max_time, namespace, keep_going=keep_going, not_target=not_target)
             return self._no_crew()

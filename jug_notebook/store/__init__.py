@@ -466,7 +466,7 @@ def _opener(url: str) -> tuple[Any, str]:
     if not is_known(scheme):
         raise StoreError(
             f"{masked(url)!r}: there is no store of kind {scheme!r}; give a folder, redis://…, or 'memory:' (a store "
-            f"of your own is a module {name} on PYTHONPATH; a bucket holds no store, but it can be a mirror: --also)"
+            f"of your own is a module {name} on PYTHONPATH; a bucket can't be a store, but it can be a mirror: --also)"
         )
     module = importlib.import_module(name)
     return getattr(module, "SCHEMES", {}).get(scheme, module), rest

@@ -373,7 +373,7 @@ class Folder:
 
 def _checked(name: str) -> str:
     if "/" in name or "\0" in name:
-        raise ForeignFile(errno.EINVAL, f"{name!a} is no name of a file")
+        raise ForeignFile(errno.EINVAL, f"{name!a} is not a file name")
     return name
 
 

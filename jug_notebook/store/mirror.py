@@ -278,7 +278,7 @@ class Mirror:
         if seal is None:
             raise StoreError(
                 f"{self.display_url} is signed with the key of store {store_id[:12]}, which isn't here, so nothing "
-                "is used; get it from who has it: jug-notebook key export there, jug-notebook key import here"
+                "is used; get it from someone who has it: jug-notebook key export there, jug-notebook key import here"
             )
         return seal
 

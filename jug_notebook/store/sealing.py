@@ -95,7 +95,7 @@ class Seal:
             raise SignatureError(
                 f"the {kind} of task {key[:12]} in the store is not opened: it is damaged, or wasn't written by "
                 f"someone who has the store's key. If the store comes from elsewhere, import its key: "
-                f"jug-notebook key import; jug-notebook doctor --verify tells what is damaged, --repair mends it"
+                f"jug-notebook key import; jug-notebook doctor --verify names what is damaged, --repair moves it aside"
             )
         return data
 

@@ -201,8 +201,8 @@ class Handle:
     def __getattr__(self, name: str) -> NoReturn:
         if name == "_condition":  # concurrent.futures.wait and as_completed read it first
             raise AttributeError(
-                f"{self._short()} is a task, no concurrent.futures.Future; use jn.wait(tasks), jn.as_completed(tasks), "
-                "or make futures: jn.Executor().submit(f, x)"
+                f"{self._short()} is a task, not a concurrent.futures.Future; use jn.wait(tasks), "
+                "jn.as_completed(tasks), or make futures: jn.Executor().submit(f, x)"
             )
         if name.startswith("_"):
             raise AttributeError(name)

@@ -104,7 +104,7 @@ def _test(wanted: Any) -> Callable[[Any], bool]:
         return lambda value: bool(wanted(value))
     if isinstance(wanted, slice):
         if wanted.step is not None:
-            raise BadTask(f"sel: {wanted} has a step, and a slice of parameters has two ends alone; give a list")
+            raise BadTask(f"sel: {wanted} has a step, but a slice of parameters has only two ends; give a list")
         low, high = wanted.start, wanted.stop
         return lambda value: (low is None or low <= value) and (high is None or value <= high)
     if isinstance(wanted, list | set | frozenset | range) or getattr(wanted, "shape", None):
@@ -508,7 +508,7 @@ class SweepPlot:
         for value in values:
             if not _is_number(value):
                 kind = f"{type(value).__name__} {value!r:.40}"
-                raise BadTask(f"plot: {self._y!r} is {kind}, no number; name a part of the result that is one: y=…")
+                raise BadTask(f"plot: {self._y!r} is {kind}, not a number; name a part of the result that is one: y=…")
         return values
 
     def forms(self) -> tuple[str, bytes]:

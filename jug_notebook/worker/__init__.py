@@ -134,7 +134,7 @@ def environment_in(given: Any) -> tuple[tuple[str, str], ...]:
     for pair in pairs:
         good = isinstance(pair, list | tuple) and len(pair) == 2 and all(isinstance(word, str) for word in pair)
         if not good or not pair[0] or "=" in pair[0] or "\0" in "".join(pair):
-            raise LaunchError(f"env={pair!r:.60} is no variable with a value; give NAME=VALUE")
+            raise LaunchError(f"env={pair!r:.60} is not a variable with a value; give NAME=VALUE")
     return tuple(sorted(dict(pairs).items()))
 
 

@@ -289,7 +289,7 @@ class TaskRunner:
 
     def _name_strays(self, claim: Claim, left: str) -> None:
         """Name the processes that a task left behind: in its own output, and in the worker's log."""
-        text = f"{claim.name} {claim.lease.key[:8]} left processes behind, which end with their worker: {left}\n"
+        text = f"{claim.name} {claim.lease.key[:8]} left processes behind, which will end with their worker: {left}\n"
         print(text, end="", file=sys.stderr)
         with suppress(StoreError):
             self._store.notice(self._me.id, text)

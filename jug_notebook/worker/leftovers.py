@@ -120,10 +120,12 @@ class Attempt:
         try:
             return codec.unpack(self._worker.seal.open("checkpoint", lease.key, lease.round, lease.inputs, data))
         except SignatureError as error:
-            self._log(f"{error}. The task begins anew")
+            self._log(f"{error}. The task starts from the beginning")
         except Exception as error:  # its class may have changed, or refuse
             what = f"{type(error).__name__}: {str(error).partition(chr(10))[0][:200]}"
-            self._log(f"the checkpoint of task {lease.key[:12]} can't be loaded, so it begins anew: {what}")
+            self._log(
+                f"the checkpoint of task {lease.key[:12]} can't be loaded, so it starts from the beginning: {what}"
+            )
         raise KeyError(name)
 
     def collector(self) -> Collector:

@@ -68,12 +68,12 @@ def targets_in(given: Any, environ: Mapping[str, str] = os.environ) -> list[str]
     words = [given] if isinstance(given, str | Path) else given
     if not isinstance(words, Iterable) or isinstance(words, bytes):
         raise LaunchError(
-            f"notify: {type(given).__name__} is no target; give a command, a URL, 'desktop' or 'env:NAME'"
+            f"notify: {type(given).__name__} is not a target; give a command, a URL, 'desktop' or 'env:NAME'"
         )
     found: list[str] = []
     for word in words:
         if not isinstance(word, str | Path) or not str(word).strip():
-            raise LaunchError("notify: a target is a text: a command, a URL, 'desktop', 'env:NAME' or '@FILE'")
+            raise LaunchError("notify: a target is a string: a command, a URL, 'desktop', 'env:NAME' or '@FILE'")
         found += _read(str(word).strip(), environ)
     for target in found:
         _check(target)
@@ -135,7 +135,8 @@ def _check_command(target: str) -> None:
             raise LaunchError("notify: there is no command after 'cmd:'")
     elif prefix := _PREFIX.match(target):
         raise LaunchError(
-            f"notify: {prefix[0]}… is no URL and no address; give https://HOST/PATH, mailto:NAME@HOST or env:NAME"
+            f"notify: {prefix[0]}… is neither a URL nor an address; give https://HOST/PATH, mailto:NAME@HOST or "
+            "env:NAME"
         )
     elif _WORD.fullmatch(target) and shutil.which(target) is None:
         raise LaunchError(

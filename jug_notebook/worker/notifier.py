@@ -201,7 +201,7 @@ class Delivery:
             if (lease := self._begin(name)) is not None:
                 return self._send(notice, rest, lease, busy)
             if self._clock.monotonic() > until:
-                return "another process did not come to an end with it"
+                return "another process did not finish sending it"
             self._clock.sleep(TURN)
         return rest
 

@@ -175,7 +175,7 @@ def test_without_a_command_it_lists_them_all(shell: Shell) -> None:
         (["execute", "absent.ipynb"], "no notebook at 'absent.ipynb'"),
         (["execute", "absent", "--inplace"], "'absent' is none"),
         (["status", "--short", "--json"], "not allowed with"),
-        (["key", "import"], "this is no key"),
+        (["key", "import"], "this is not a key"),
     ],
 )
 def test_what_is_asked_wrongly_is_named_and_exits_with_2(shell: Shell, words: list[str], printed: str) -> None:
@@ -528,7 +528,7 @@ def test_what_is_no_notebook_is_refused(shell: Shell) -> None:
     (shell.folder / "no.ipynb").write_text("hello")
     ran = shell.run("execute", "no.ipynb")
     assert ran.returncode == 2
-    assert "no.ipynb is no notebook" in ran.stderr
+    assert "no.ipynb is not a notebook" in ran.stderr
     assert "%jug_execute" in shell.run("execute", "no.ipynb", "-n", "2").stderr
     (shell.folder / "text.txt").write_text("1")
     assert "neither a notebook" in shell.run("execute", "text.txt").stderr

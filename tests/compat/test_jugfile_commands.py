@@ -593,7 +593,7 @@ def test_what_jug_has_stored_is_taken_over(side: Side, theirs: Side) -> None:
     assert again.returncode == 0
     assert table(again.stdout)["Total"][0] == 0
     assert side.run("import-jugdata", "jugfile.py").returncode == 2
-    assert "no jugdir" in side.run("import-jugdata", "jugfile.py", "mine").stderr
+    assert "is not a jugdir" in side.run("import-jugdata", "jugfile.py", "mine").stderr
 
 
 def test_a_part_is_taken_over_where_a_part_is_stored(side: Side, theirs: Side) -> None:

@@ -72,7 +72,10 @@ def test_where_no_line_can_be_sent_to_is_refused_before_anything_starts_without_
     for given, message in [
         ("https:///token", "https://… is not a URL; give http://HOST/PATH or https://HOST/PATH"),
         ("htps://host/token", "Apprise can't use this htps://… URL; see its form with: apprise --details"),
-        ("http:/host/token", "http:… is no URL and no address; give https://HOST/PATH, mailto:NAME@HOST or env:NAME"),
+        (
+            "http:/host/token",
+            "http:… is neither a URL nor an address; give https://HOST/PATH, mailto:NAME@HOST or env:NAME",
+        ),
         ("env:NOT_THERE", "the environment variable NOT_THERE is not set; set it, or give the target itself"),
     ]:
         for asked in (

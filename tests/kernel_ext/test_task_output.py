@@ -127,7 +127,7 @@ def test_what_a_task_left_behind_prints_is_in_the_worker_s_log_and_under_no_othe
     )
     *printed_late, left, end = logged.out.split("\n")
     assert printed_late == ["WARNING:root:logged by a thread", "from a process", "from a process", "from a thread"]
-    assert re.fullmatch(r"leave \w{8} left processes behind, which end with their worker: .*\(bash\)", left)
+    assert re.fullmatch(r"leave \w{8} left processes behind, which will end with their worker: .*\(bash\)", left)
     assert end == ""
 
 

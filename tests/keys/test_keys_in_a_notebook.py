@@ -108,7 +108,7 @@ def test_the_guard_names_the_argument_and_the_global_that_another_process_calls_
     assert "check_keys" not in quiet.out
     output = kernel.run("shaky(1, Marked(2)); shaky(2, Marked(3)); steady(Ordered('abcdefghij'))").out
     assert output.count("check_keys: ") == 2
-    assert "argument 'mark' of shaky() has another digest in each process" in output
+    assert "argument 'mark' of shaky() has a different digest in each process" in output
     assert "argument 'x' of steady()" in output
     kernel.run("%%jugtask\ndef reads(x):\n    return GLOBAL")
     output = kernel.run("GLOBAL = Marked(1)\nreads(1)").out
@@ -143,7 +143,7 @@ def test_cells_run_again_in_other_processes_to_find_what_each_makes_anew(kernel:
     kernel.run("%config JugMagics.check_keys = True")
     assert "check_keys" not in kernel.run("model(Settings(rate=1, names=['a'])); fast(2); fast(model(1)).key").out
     lines = kernel.run("tagged(Tag('a')); sets(1); marked(1)").out.splitlines()
-    found = [line.partition(" is another value")[0] for line in lines if line.startswith("check_keys: ")]
+    found = [line.partition(" has a different value")[0] for line in lines if line.startswith("check_keys: ")]
     assert found == [
         "check_keys: argument 't.mark' of tagged()",
         "check_keys: global ORDER of sets()",
@@ -181,7 +181,9 @@ def test_cells_that_use_values_of_tasks_find_them_when_they_run_again(tmp_path: 
     assert "check_keys" not in quiet.out
     kernel.run("import os")
     out = kernel.run("f([os.getpid(), *base])").out
-    assert out.count("check_keys: ") == out.count("argument 'x' of f() is another value each time its cell runs") == 1
+    assert (
+        out.count("check_keys: ") == out.count("argument 'x' of f() has a different value each time its cell runs") == 1
+    )
     assert "check_keys" not in kernel.run("jn.connect('elsewhere')\nf(3)").out
     kernel.run("%jug_store jugdata\n%jug_stop --now")
     kernel.close()

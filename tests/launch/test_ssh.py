@@ -400,7 +400,7 @@ def test_a_store_that_is_not_writable_there(field: Field) -> None:
     line = field.failure(python=str(script(field.folder / "weak", weak)))
     assert line == (
         f"{system.user()} can't write to {field.folder}/work/jugdata there: Permission denied; mount it writable, "
-        "or log in as who may: --host USER@HOST"
+        "or log in as a user who may write: --host USER@HOST"
     )
 
 

@@ -150,7 +150,7 @@ def test_after_an_upgrade_those_computed_before_it_are_verified(session, gauge):
     old = pinned_read().map(range(20))
     session.run_here()
     assert repr(jn.verify(old, changed_environment=True)) == (
-        "nothing to verify: all that is finished was computed with the versions that are here, or not recorded"
+        "nothing to verify: finished tasks ran with the versions installed here, or theirs are not on record"
     )
     sys.modules.pop("gauge")
     gauge("2.0")

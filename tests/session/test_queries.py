@@ -148,7 +148,7 @@ def test_work_in_this_process_refuses_resources_that_it_cannot_give(session, cel
     with pytest.raises(jn.LaunchError) as refused:
         jn.execute(here=True, **given)
     assert str(refused.value) == (
-        "here=True takes no gpus, resources or notify, for workers alone: start some, or leave these out"
+        "here=True takes no gpus, resources or notify, which are for workers: start some, or leave them out"
     )
     assert task.state is State.READY
 

@@ -311,7 +311,7 @@ def test_a_damaged_log_is_named_once_and_compacted_in_a_repair(folder: Path, kin
     spoil(log, second_frame(log) + HEADER.size + 20)
     [line, total] = lines(quietly(str(folder)))
     assert line.startswith(f"{log} is damaged, or someone without the key changed it: its frame 1 can't be read")
-    assert line.endswith(": tasks of which that was the record run again when they're next asked for")
+    assert line.endswith(": the tasks recorded there run again when they're next asked for")
     assert total.endswith("1 damaged or missing")
     [line, total] = lines(quietly(str(folder), repair=True))
     assert "compacted without what is damaged; tasks of which" in line
@@ -357,7 +357,7 @@ def test_what_another_machine_has_damaged_is_named_once_it_has_settled(folder: P
     log = log_of(folder)
     spoil(log, second_frame(log) + HEADER.size + 20)
     log.rename(log.with_name("elsewhere-1.abcdef.log"))  # under that name, none of its frames holds
-    assert any("are no record of its writer's" in line for line in lines(quietly(str(folder))))
+    assert any("are not a record of its writer's" in line for line in lines(quietly(str(folder))))
 
 
 def test_what_cant_be_moved_aside_is_named_with_the_reason(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

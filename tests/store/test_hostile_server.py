@@ -330,7 +330,7 @@ def test_tls_to_a_plain_port_is_refused_soon_and_in_one_line(
         assert main(["status", f"rediss://127.0.0.1:{port}/0"]) == 2
         assert time.monotonic() - began < wire.CONNECTING + 5
         [line] = capsys.readouterr().err.strip().splitlines()
-        assert "speak no TLS: use redis://" in line
+        assert "speak TLS: use redis://" in line
     finally:
         server.remove()
 

@@ -735,8 +735,8 @@ def test_a_missing_library_is_named_with_the_way_out(connect, monkeypatch):
 def test_what_can_be_no_mirror_is_refused_in_a_line_with_the_way_out(connect, tmp_path):
     connect("one")
     for also, way_out in {
-        str(tmp_path / "one"): "is a store, and no mirror; make one of it: jug-notebook copy",
-        "redis://127.0.0.1/1": "is a store, and no mirror; make one of it: jug-notebook copy",
+        str(tmp_path / "one"): "is a store, not a mirror; make one from it: jug-notebook copy",
+        "redis://127.0.0.1/1": "is a store, not a mirror; make one from it: jug-notebook copy",
         "nowhere://bucket/study": "give s3://BUCKET/PREFIX",
         "memory://bucket/study": "ends with this process",
         "simplecache::memory://bucket/study": "ends with this process",

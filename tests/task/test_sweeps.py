@@ -105,7 +105,7 @@ SENSELESS = {
     "ts.sel(a=slice(1, 3))": "sel(a=…) can't be decided for a='x' (TypeError: '<=' not supported",
     "ts.sel(a=lambda a: a > 1)": "give a function that takes any a, such as lambda a: isinstance(a, int) and a > 0",
     "ts.sel(a=np.zeros((2, 2)))": "sel(a=…) can't be decided for a=1 (ValueError: The truth value",
-    "ts.sel(a=slice(0, 4, 2))": "slice(0, 4, 2) has a step, and a slice of parameters has two ends alone; give a list",
+    "ts.sel(a=slice(0, 4, 2))": "slice(0, 4, 2) has a step, but a slice of parameters has only two ends; give a list",
     "ts.plot(x='typo')": "no parameter 'typo' in these tasks; they have a, b",
     "ts.plot(by='typo')": "no parameter 'typo' in these tasks; they have a, b",
     "f.map([True, 1, 2]).to_xarray()": "two tasks have equal parameters: .to_frame() shows them all",
@@ -318,7 +318,7 @@ def test_a_plot_has_the_whole_axis_from_the_start_and_a_line_for_each_value(sess
         tasks.plot(x="c")
     with pytest.raises(jn.BadTask, match="these results have no 'result'; they have sum, name"):
         tasks.plot(x="a")
-    with pytest.raises(jn.BadTask, match="'name' is str 'x', no number"):
+    with pytest.raises(jn.BadTask, match="'name' is str 'x', not a number"):
         tasks.plot(x="a", y="name")
 
 
@@ -347,7 +347,7 @@ def test_all_stored_calls_of_a_function_are_a_frame_by_whatever_code_and_noteboo
     assert waiting.key == frame["key"][5]
     with pytest.raises(jn.NoSuchTask, match="no call of nothing is in "):
         session.history_frame("nothing")
-    with pytest.raises(jn.BadTask, match="a task function or its name is asked for, not int 3"):
+    with pytest.raises(jn.BadTask, match="give a task function or its name, not int 3"):
         jn.compare(3)
     other.close()
 

@@ -196,13 +196,13 @@ def test_a_target_is_a_command_a_url_or_is_read_from_where_only_its_user_looks(t
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (3, "int is no target"),
+        (3, "int is not a target"),
         ([""], "a target is a text"),
         ("env:NOT_THERE", "NOT_THERE is not set"),
         ("@/no/such/file", "can't be read: No such file"),
         ("https:///token", "is not a URL"),
         ("nonsense://token", "Apprise can't use this nonsense://…"),
-        ("http:/host/token", "http:… is no URL and no address; give https://HOST/PATH"),
+        ("http:/host/token", "http:… is neither a URL nor an address; give https://HOST/PATH"),
         ("mailto:token", "mailto:… is no URL and no address"),
         ("cmd: ", "there is no command after 'cmd:'"),
         ("no-such-token", "there is no such command here"),

@@ -66,7 +66,7 @@ def test_resources_are_amounts_by_name(given: object, amounts: object) -> None:
 @pytest.mark.parametrize(
     ("given", "line"),
     [
-        ("gpu", "'gpu' is no resource; give names and amounts, as in gpu=1,mem=8G"),
+        ("gpu", "'gpu' is not a resource; give names and amounts, as in gpu=1,mem=8G"),
         ({"gpu": 1.5}, "gpu=1.5: give a whole number of GPUs, or a share of one, as 0.5"),
         ({"gpu": 0}, "gpu=0: give a number of more than 0, or a size as in mem=8G"),
         ({"mem": "lots"}, "mem='lots': give a number of more than 0, or a size as in mem=8G"),
@@ -94,7 +94,7 @@ def test_what_hosts_have_travels_on_the_command_line() -> None:
     for slip, line in (
         ({"gpus": "0,0"}, "gpus=['0', '0']: give the ids of GPUs, each once, as in '0,1'; 'none' for none"),
         ({"resources": {"gpu": 2}}, "GPUs of a host are named by their ids: --gpus 0,1, or gpus='0,1'"),
-        ({"env": ["A"]}, "env=['A'] is no variable with a value; give NAME=VALUE"),
+        ({"env": ["A"]}, "env=['A'] is not a variable with a value; give NAME=VALUE"),
     ):
         with pytest.raises(LaunchError) as refused:
             WorkerOptions(**slip)  # type: ignore[arg-type]

@@ -836,7 +836,7 @@ def test_what_a_task_leaves_behind_as_daemons_do_is_named_and_ends_with_its_work
     assert all(system.born(pid) for pid in pids)
     [worker] = site.until_workers(1)
     outcome = site.tasks.outcome(key)
-    line = f"leaves {key[:8]} left processes behind, which end with their worker: "
+    line = f"leaves {key[:8]} left processes behind, which will end with their worker: "
     for text in (site.store.log(worker.id), "".join(text for _, text in outcome.run.output)):
         assert line in text
         assert re.search(rf"\b{pids[1]} \((sleep|sh)\)", text), "it is a shell until it has become sleep"

@@ -219,7 +219,7 @@ class Blobs:
         except (Damaged, ForeignFile):
             pass
         except OSError as error:
-            return Condition(f"can't be read: {error.strerror}", refused="read it again when the disk is well")
+            return Condition(f"can't be read: {error.strerror}", refused="read it again when the disk works again")
         size = found.st_size if found is not None else 0
         if not repair:
             return Condition("damaged", size)

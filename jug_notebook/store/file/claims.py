@@ -48,7 +48,7 @@ class Claims:
 
     def claim(self, worker: WorkerId, lease: Lease) -> WorkerId | None:
         """Try to claim an attempt. Return who has it: this worker, another, or None if that can't be told yet."""
-        assert self._seal is not None, "who has no key claims nothing"
+        assert self._seal is not None, "without the store's key, nothing can be claimed"
         key, round, inputs, attempt = msgspec.structs.astuple(lease)
         name = f"{key}.{round}.{inputs.hex()}.{attempt}"
         name = f"{name}.{self._seal.attempt(name.encode()).hex()}"

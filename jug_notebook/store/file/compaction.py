@@ -180,7 +180,7 @@ def _seal(folder: Folder, scheduler: SchedulerState, logs: Logs, lock: Folder) -
     before = {mark(name) for log in merged for name in log.replaces}
     before |= {log.before[at : at + 8] for log in merged for at in range(0, len(log.before), 8)}
     replaces = Sealed({log.path.name: size[log.path] for log in sources}, b"".join(sorted(before)))
-    assert logs.seal is not None, "who has no key compacts nothing"
+    assert logs.seal is not None, "without the store's key, nothing can be compacted"
     after = merge(scheduler, sources, path, replaces, alone, logs.seal, passed=lambda: folder.touch(lock.name))
     return max(0, sum(replaces.replaces.values()) - after)
 

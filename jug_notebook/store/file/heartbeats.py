@@ -85,7 +85,7 @@ class Heartbeats:
         names = self._workers.names(MOST + 1)
         if len(names) <= MOST:
             return names
-        self._skip("workers", f"{self._workers.path} has more than {MOST:,} files: those that are new aren't all read")
+        self._skip("workers", f"{self._workers.path} has more than {MOST:,} files, so not all new ones are read")
         return list(dict.fromkeys([name for name, _ in self._known.values()] + names))
 
     def _read(self, names: Iterable[str]) -> list[WorkerInfo]:

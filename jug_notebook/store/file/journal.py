@@ -169,7 +169,7 @@ class Chain:
 
     def frame(self, content: bytes) -> bytes:
         """Return the next frame, and go on after it."""
-        assert self._seal is not None, "who has no key writes nothing"
+        assert self._seal is not None, "without the store's key, nothing can be written"
         mac = self._seal.frame(self._name, self.number, self.mac, content)
         covered = _COVERED.pack(len(content), self.number, self.mac, mac)
         self.number, self.mac = self.number + 1, mac
@@ -292,7 +292,7 @@ class Log:
         if torn or not (self.local or self.closed or self._is_settled(at)):
             return False
         self.offset = found if found is not None else at + end if end else size
-        self._skipped = f"{self.offset - at:,} bytes at {at:,} are no record of its writer's"
+        self._skipped = f"{self.offset - at:,} bytes at {at:,} are not a record of its writer's"
         if found is None:
             self.fault(self._skipped)
         return True

@@ -73,7 +73,7 @@ class Logs:
             line = lines[what] = f"{path} is damaged, or someone without the key changed it: {what}"
             if (path.name, what) not in _named:
                 _named.add((path.name, what))
-                warnings.warn(f"{line}. Tasks of which that was the record run again", stacklevel=2)
+                warnings.warn(f"{line}. The tasks recorded there run again", stacklevel=2)
 
     def is_damaged(self, name: str) -> bool:
         """Return whether something was reported about a log."""

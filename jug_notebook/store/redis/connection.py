@@ -71,7 +71,7 @@ def understood(method: Callable[Concatenate[T, P], R]) -> Callable[Concatenate[T
             if isinstance(error, JugError):
                 raise
             text = f"the server's reply makes no sense ({type(error).__name__}: {_one_line(error)[:100]})"
-            raise StoreError(f"{text}; is it a Redis server, and is what it holds whole?") from error
+            raise StoreError(f"{text}; is it a Redis server, and is its data undamaged?") from error
 
     return checked
 

@@ -124,7 +124,7 @@ class Log:
         """Take an event on its way. Return the places of its bodies."""
         first, count = self._next, len(bodies)
         self._next += count
-        assert self._chain is not None, "who has no key writes nothing"
+        assert self._chain is not None, "without the store's key, nothing can be written"
         over: list[bytes] = []
         if isinstance(event, Settled):
             over = self.claim_names(event.verdicts)
@@ -167,7 +167,7 @@ class Log:
 
         ``again``: the command by which they were won, to be repeated if the server loses that.
         """
-        assert self.seal is not None, "who has no key claims nothing"
+        assert self.seal is not None, "without the store's key, nothing can be claimed"
         names = self.claim_names([*tokens, *leases])
         if len(self._names) > NAMES:  # most were not won, or are not to be settled here
             self._names.clear()

@@ -172,13 +172,13 @@ class Wire:
         if kind == b"-":
             return Refusal(rest.decode(errors="replace"))
         raise ConnectionError(
-            f"{line[:50]!r} is no reply of a Redis server" if line else "the server closed the connection"
+            f"{line[:50]!r} is not a Redis server's reply" if line else "the server closed the connection"
         )
 
     def _number(self, line: bytes, most: int) -> int:
         if _NUMBER.fullmatch(line) and abs(number := int(line[1:])) <= most:
             return number
-        raise ConnectionError(f"{line[:50]!r} is no reply of a Redis server")
+        raise ConnectionError(f"{line[:50]!r} is not a Redis server's reply")
 
     def _bytes(self, size: int) -> bytes | None:
         if size < 0:
@@ -222,5 +222,5 @@ def _encrypted(plain: socket.socket, place: Place) -> socket.socket:
     except OSError as error:
         if not isinstance(error, TimeoutError | ConnectionError) and "WRONG_VERSION_NUMBER" not in str(error):
             raise
-        text = f"it seems to speak no TLS: use redis://, or its port for TLS ({error})"
+        text = f"it doesn't seem to speak TLS: use redis://, or its port for TLS ({error})"
         raise ConnectionError(text) from error
