@@ -68,7 +68,7 @@ from jug_notebook.task.values import LazyResults, TaskList, as_completed, bvalue
 
 __version__ = VERSION
 
-BarrierError = NoWorkers  #: Jug's name
+BarrierError = NoWorkers  #: Jug's name for `NoWorkers`
 
 
 def load_ipython_extension(ip: Any) -> None:

@@ -1,7 +1,7 @@
-"""How Sphinx makes the manual: the notebooks as they are saved, and a reference that is read off the code.
+"""How Sphinx makes the manual: the notebooks as they are saved, and a reference that is made from the code.
 
 ``make docs`` writes it to ``.docs/html``. Comments like ``<!-- magics -->`` in the pages of ``reference`` are replaced
-by what the code has, so that no page can be out of date.
+by what the code has, so that these pages are never out of date.
 """
 
 from __future__ import annotations

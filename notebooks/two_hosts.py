@@ -1,8 +1,8 @@
-"""This machine plays other hosts: for the notebook on many machines, which shall run where there is only one.
+"""Lets this machine play other hosts, so that the notebook on many machines can run on a single one.
 
-`play` starts an ssh server of its own on the loopback, with keys and settings of its own, and gives it several names.
-Your ssh configuration is neither read nor changed. Where there is no sshd, a stand-in for ssh runs here what ssh would
-have run there, so all but the network is the same.
+`play` starts an ssh server on the loopback, with its own keys and settings, and gives it several names. Your ssh
+configuration is neither read nor changed. If there is no sshd, a stand-in for ssh runs here what ssh would have run
+there, so that everything except the network is the same.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ exec sh -c "$last"
 
 
 def play(*names: str) -> str:
-    """From now on ``ssh NAME`` of jug_notebook reaches this machine. Answers what plays the hosts."""
+    """Let jug_notebook's ``ssh NAME`` reach this machine from now on. Return a text that says what plays the hosts."""
     folder = Path(tempfile.mkdtemp(prefix="two-hosts-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     try:

@@ -371,7 +371,7 @@ class Acting(Looking):
     def retry(self, target: str = "") -> Done:
         """Run failed tasks again: those of a target (an id, a function's name, /regex/), or all.
 
-        Use it once the cause is gone, say a file that was missing. What fails for its code fails again.
+        Use it once the cause is gone, say a file that was missing. A task whose code is at fault fails again.
         """
         count = self.session.retry(self._meant(target)) if target else self.session.retry(all=self._whole)
         return Done(f"{plural(count)} will be tried again" if count else "none of these has failed")
@@ -388,7 +388,7 @@ class Acting(Looking):
         return Done(f"invalidated {plural(count, 'result')}; they and what depends on them will be recomputed")
 
     def cancel(self, target: str) -> Done:
-        """Cancel tasks that haven't started: those of this user's notebooks, whoever of them requested them.
+        """Cancel tasks that haven't started: those of this user's notebooks, no matter which of them requested them.
 
         `target`: an id, a function's name, or /regex/ on names. What runs goes on to its end; results stay.
         """
@@ -403,7 +403,7 @@ class Acting(Looking):
         return Done(str(self.session.accept(self._meant(target), undo=undo, dry_run=dry_run)))
 
     def start_workers(self, count: int = 1) -> Done:
-        """Have `count` workers on this host, at most one per core; asking twice starts none twice.
+        """Have `count` workers on this host, at most one per core; asking again starts no duplicates.
 
         They run what is ready, outlive this connection, and end after ten minutes with nothing to do.
         """

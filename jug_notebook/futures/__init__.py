@@ -40,22 +40,22 @@ MOST_FUNCTIONS = 100  #: functions that an executor remembers
 
 
 class Executor(futures.Executor):
-    """Runs calls as stored tasks of the session in use, in workers that it starts where none is running.
+    """Runs calls as stored tasks of the session in use, in workers that it starts if none is running.
 
     >>> with jn.Executor(4) as ex:
     ...     squares = list(ex.map(square, range(100)))
 
     A call whose result is stored takes it from there; a call that failed is tried again. The function counts as it is
     when ``submit`` or ``map`` is called, with all that it reads, and so do the arguments. Equal calls of one executor
-    are tasks of their own, in order: a function that draws random numbers gives as many samples as it is called, and
-    the next run gets the same ones. In a notebook they are counted from the start of each cell.
+    are separate tasks, in order: a function that draws random numbers gives a new sample for each call, and the next
+    run gets the same samples. In a notebook they are counted from the start of each cell.
 
     ``max_workers``: how many to have on each host (default: those that are running, else one per core).
     ``initializer(*initargs)`` is called before a function's first call in each worker, and is a part of the key.
-    ``cache=False``: each call runs, and its result is not found again; so it is, after a warning, for what can't be
-    hashed. ``limit="db:4"``, ``limit="api:60/min"``: of all calls, as of `jug_notebook.task`, beside the limits that a
-    task function has itself. ``options`` are those of `jug_notebook.execute`: ``hosts``, ``on``, ``slurm``,
-    ``memory_limit`` … Inside a task, calls run there and then.
+    ``cache=False``: each call runs, and its result is not found again; the same happens, after a warning, to calls that
+    can't be hashed. ``limit="db:4"``, ``limit="api:60/min"``: a limit on all calls, as in `jug_notebook.task`, in
+    addition to the limits that a task function has itself. ``options`` are those of `jug_notebook.execute`: ``hosts``,
+    ``on``, ``slurm``, ``memory_limit`` … Inside a task, calls run there and then.
     """
 
     def __init__(
@@ -94,8 +94,8 @@ class Executor(futures.Executor):
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> futures.Future[T]:
         """Return the `Future` of ``fn(*args, **kwargs)``; its ``task`` is the task.
 
-        Why a call can't be a task (it can't be pickled, say) is the future's exception. Raises RuntimeError after
-        `shutdown`.
+        If a call can't be a task (because it can't be pickled, say), the future's exception says why. Raises
+        RuntimeError after `shutdown`.
         """
         self._check_open()
         if in_task.on:

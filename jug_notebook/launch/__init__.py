@@ -158,7 +158,7 @@ class Crew:
 
     @property
     def starting(self) -> bool:
-        """The same. Raises LaunchError, once, saying why, where none could be started anywhere."""
+        """Are workers starting? Raises LaunchError, once, saying why, if none could be started anywhere."""
         looked = self._looked_after()
         if any(is_starting for *_, is_starting in looked):
             return True

@@ -238,9 +238,9 @@ class Session:
     # -- changes -------------------------------------------------------------------------------------------------------
 
     def confirm(self, name: str | None = None) -> int:
-        """Let run what ``%%jugtask NAME --ask`` has made: that cell, or all that wait. Return how many tasks.
+        """Start what ``%%jugtask NAME --ask`` has made: that cell, or all that wait. Return the number of tasks.
 
-        Raises NoSuchTask where nothing waits.
+        Raises NoSuchTask if nothing waits.
         """
         names = list(self.unconfirmed) if name is None else [name]
         for one in names:
@@ -284,11 +284,12 @@ class Session:
     def accept(
         self, target: Any, undo: bool = False, dry_run: bool = False, namespace: Mapping[str, Any] | None = None
     ) -> Accepted:
-        """Accept, after an edit of a function, results of its previous code for unfinished tasks.
+        """Accept results of a function's previous code for its unfinished tasks, after the function was edited.
 
-        A task reuses the result of the same function with equal arguments, on equal values of what it needs. The
-        store records who accepted it, when, and whose result it is. ``undo`` reverts that; ``dry_run`` only counts.
-        Return an `Accepted`: how many, from which tasks, and how many found none. Raises NoSuchTask.
+        A task reuses the result of the same function with equal arguments, if what it needs has equal values. The store
+        records who accepted the result, when, and which task it comes from. ``undo`` reverts that; ``dry_run`` only
+        counts. Return an `Accepted`: how many results, from which tasks, and how many tasks found none. Raises
+        NoSuchTask.
         """
         keys = self._targets.keys(target, namespace)
         accepting = Accepting(self.access.store, self.access.seal, self.access.user)
@@ -302,12 +303,12 @@ class Session:
         ended: bool = False,
         all: bool = False,
     ) -> int:
-        """Cancel this notebook's requests for these tasks: what has not started won't; what runs goes on to its end.
+        """Cancel this notebook's requests for these tasks: pending tasks won't start; running ones go on to the end.
 
-        With ``ended``, cancel the requests of this user's runs that have ended, of scripts, consoles and headless
-        notebooks: for these tasks, or without a target for all. With ``all``, those of all of this user's notebooks and
-        runs. Return how many are cancelled by that: not those that run or have failed, or that another notebook or task
-        still needs. Raises NoSuchTask.
+        With ``ended``, cancel what this user's ended runs (of scripts, consoles and headless notebooks) requested:
+        these tasks, or all if there is no target. With ``all``, cancel the requests of all of this user's notebooks and
+        runs. Return how many tasks were cancelled; tasks that run, have failed, or are still needed by another notebook
+        or task don't count. Raises NoSuchTask.
         """
         store = self.access.store
         if target is None and not ended:
@@ -384,13 +385,13 @@ def connect(
 ) -> Session:
     """Use the store at ``url``: a folder, made if it's new, ``redis://…`` or ``memory:``.
 
-    ``shared="group"``: all members of the group that the folder belongs to use it, each with notebooks and workers of
-    their own. They can run code as each other.
+    ``shared="group"``: all members of the group that the folder belongs to can use it, each with their own notebooks
+    and workers. They can run code as each other.
 
-    A relative folder is taken from the notebook's folder. Tasks made from now on go there; handles of another store go
-    on reading theirs. Connecting twice returns the same session, unless the store was removed since: then a new store
-    is made, with a warning. Where there is another store than before, that is refused, unless ``accept_new``. A store
-    that this makes is reported in a line, which names one beside it with a similar name.
+    Relative folders start at the notebook's folder. Tasks that you make from now on go there; tasks of another store
+    still read their results from it. Connecting twice returns the same session, unless the store was removed in the
+    meantime: then a new store is made, with a warning. If the URL held another store before, connecting is refused,
+    unless ``accept_new``. If this makes a store, a line says so, and names one beside it with a similar name.
 
     ``also``: a mirror, "s3://bucket/prefix" or another URL of fsspec's, to which `copy` has copied results. Those that
     this store lacks are taken from there, with the key of the store that was copied. This account uses it for the store
@@ -521,9 +522,9 @@ cleanup = _verb(Session.cleanup)
 def copy(src: str | Path | Session, dst: str | Path | Session) -> Copied:
     """Copy all of a store into another, of any kind; what is there already is not copied again.
 
-    To a mirror, "s3://bucket/prefix" or another URL of fsspec's, go the results, and from there into a store. Relative
-    paths are taken from the notebook's folder. Return a `Copied`: how many tasks, results, failures, blobs and bytes
-    were copied. Raises StoreError.
+    A mirror, "s3://bucket/prefix" or another URL of fsspec's, gets only the results, which can be copied from there
+    into a store. Relative paths are taken from the notebook's folder. Return a `Copied`: how many tasks, results,
+    failures, blobs and bytes were copied. Raises StoreError.
     """
     session = using()
     folder = Path.cwd() if session is None else session.folder

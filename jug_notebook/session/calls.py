@@ -94,10 +94,10 @@ class StoredCalls:
     def compare(self, function: Any) -> Any:
         """Return a pandas.DataFrame of the values that the function's code gives now beside those of its earlier code.
 
-        A line for each call, on the same arguments, that is stored by both: its parameters; "before" and "now", or
-        "before.PART" and "now.PART" of results with parts; "difference", now less before, of numbers; "equal"; and
-        "edition", the version that "before" is of: the latest one that has the call. Large values are not loaded: each
-        has ``.load()``. Raises NoSuchTask where no call is stored by both.
+        It has a row for each call, with the same arguments, that is stored for both: its parameters; "before" and
+        "now", or "before.PART" and "now.PART" of results with parts; "difference", now minus before, for numbers;
+        "equal"; and "edition", the version of the code that "before" comes from: the latest one that has the call.
+        Large values are not loaded: each has ``.load()``. Raises NoSuchTask if no call is stored for both.
         """
         name, now = self._named(function)
         calls = [call for call in self._calls(name) if call.verdict is not None and call.state is State.FINISHED]

@@ -81,7 +81,7 @@ class Queries:
     def status(self, all: bool = False) -> Status:
         """Return the state of this notebook's tasks, or with ``all`` of the whole store's: counts, workers, failures.
 
-        It shows itself as text and HTML; its data is in ``snapshot``. Raises StoreError.
+        It is displayed as text or HTML; its data is in ``snapshot``. Raises StoreError.
         """
         self._targets.flush()
         scope = self._access.scope_of(all)
@@ -243,19 +243,21 @@ class Queries:
         return GraphPicture(Graph(functions, edges, self._access.display_url, of))
 
     def history(self, all: bool = False, limit: int = 50) -> History:
-        """Return who ran what when: the latest ``limit`` attempts of this notebook's tasks, or of the whole store's.
+        """Return who ran what and when: the latest ``limit`` attempts of this notebook's tasks, or of the whole
+        store's.
 
-        Among them are failed ones that were tried again, and values that were invalidated: their ``fate`` says so.
+        They include failures that were tried again, and values that were invalidated: their ``fate`` says so.
         """
         limit = whole_number("limit", limit, "rows (0: all)", least=0)
         self._targets.flush()
         return History(*self._signed.history(self._access.scope_of(all), limit))
 
     def timeline(self, all: bool = False, since: str | float = 0.0, until: str | float = inf) -> TimelinePicture:
-        """Return who ran what when: attempts of this notebook's tasks, or of the whole store's, and what runs now.
+        """Return who ran what and when: attempts of this notebook's tasks, or of the whole store's, and what runs now.
 
-        ``since``, ``until``: those that ran then, given in seconds since the epoch, as a date ("2026-10-31",
-        "2026-10-31 14:00", local time), or as a length of time before now ("2h", "30d"). Raises ValueError.
+        ``since``, ``until``: only what ran between these times, given in seconds since the epoch, as a date
+        ("2026-10-31", "2026-10-31 14:00", local time), or as a length of time before now ("2h", "30d"). Raises
+        ValueError.
         """
         self._targets.flush()
         now, scope = time.time(), self._access.scope_of(all)
@@ -276,8 +278,9 @@ class Queries:
     ) -> ProfileTable:
         """Return what runs took, by function: time, processor time, memory, bytes read and written.
 
-        Every attempt that ended is a run, also one that failed, was killed, or no longer counts. Of this notebook's
-        tasks, of a target's, or with ``all`` of the whole store's; the latest 20 000 at most. Raises NoSuchTask.
+        Every attempt that ended is a run, even if it failed, was killed, or no longer counts. The runs are those of
+        this notebook's tasks, of a target's, or with ``all`` of the whole store's; at most the latest 20 000. Raises
+        NoSuchTask.
         """
         self._targets.flush()
         if target is None:
@@ -311,10 +314,10 @@ class Queries:
         limit: int = 50,
         namespace: Mapping[str, Any] | None = None,
     ) -> Listing:
-        """Return a table of this notebook's tasks (or a target's), with arguments, results in short, and errors.
+        """Return a table of this notebook's tasks (or a target's), with arguments, and summaries of results and errors.
 
         At most ``limit`` rows (0: all), of one ``state`` if given. What only earlier versions of the notebook requested
-        comes last; without a target, it is counted and not listed. Raises NoSuchTask.
+        comes last; without a target, it is counted, but not listed. Raises NoSuchTask.
         """
         limit = whole_number("limit", limit or 0, "rows (0: all)", least=0)
         names = [one.value for one in State]
@@ -335,7 +338,7 @@ class Queries:
         return Listing(self._signed.filled(views[:limit] if limit else views), len(views), kept, cancelled)
 
     def why(self, target: Any, namespace: Mapping[str, Any] | None = None) -> Why:
-        """Return whether these tasks are stored and, where not, what changed since the nearest that are.
+        """Return whether these tasks are stored and, if not, what changed since the nearest ones that are.
 
         Raises NoSuchTask.
         """

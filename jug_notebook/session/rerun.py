@@ -120,9 +120,9 @@ class Rerun:
     ) -> Verified:
         """Compute a sample of a target's finished tasks again, in this process, and compare the values.
 
-        ``fraction`` of them, at least one. With ``changed_environment``, of those that ran with other versions of
-        Python, of packages or of the system than are here, and aren't pinned to these. Return a `Verified`, true where
-        all came out equal. Stores nothing, and what the tasks print is discarded. Raises NoSuchTask.
+        ``fraction`` of them, at least one. With ``changed_environment``, only of tasks that ran with other versions of
+        Python, of packages or of the system than those here, and that aren't pinned to them. Return a `Verified`, which
+        is true if all came out equal. Stores nothing, and what the tasks print is discarded. Raises NoSuchTask.
         """
         keys = self._targets.keys(target, namespace)
         states = self._store.states(keys)

@@ -80,7 +80,7 @@ class Checkpoint:
             return default
 
     def save(self, value: Any, every: float | None = None) -> bool:
-        """Save a value in place of the one before; with ``every``, at most once in so many seconds.
+        """Save a value in place of the one before; with ``every``, at most once in that many seconds.
 
         The value is copied on the spot and written beside the task, durably: when the next one is saved, this one is
         safe, so a kill costs at most one interval. Return whether it was saved: not if it was too early, or the store
@@ -94,7 +94,7 @@ class Checkpoint:
         return saved
 
     def every(self, seconds: float) -> Checkpoint:
-        """Let `save` save at most once in so many seconds. Return this checkpoint."""
+        """Let `save` save at most once in this many seconds. Return this checkpoint."""
         self._every = not_negative("every", seconds)
         return self
 
@@ -106,7 +106,7 @@ class Checkpoint:
 
 
 def checkpoint(name: str = "") -> Checkpoint:
-    """Return the checkpoint of the task that runs, to be used in a ``with``; ``name`` tells several in one task apart.
+    """Return the checkpoint of the running task, for a ``with`` statement; ``name`` distinguishes several in one task.
 
     >>> @jn.task
     ... def train(epochs):
@@ -118,8 +118,9 @@ def checkpoint(name: str = "") -> Checkpoint:
     ...     return model
 
     If the worker, its supervisor or its host dies, the next attempt at the task, on any host, loads what was saved
-    last. It belongs to the task, its round and its inputs: what was invalidated, or has other inputs, begins anew. It
-    is removed when the task has finished, or failed for good. Outside a task, as in a plain call, it is kept in memory.
+    last. It belongs to the task, its round and its inputs: a task that was invalidated, or has other inputs, starts
+    from the beginning. The checkpoint is removed when the task has finished, or failed for good. Outside a task, as in
+    a plain call, it is kept in memory.
     """
     if not isinstance(name, str):
         raise BadTask(f"checkpoint({name!r:.60}): give a name, or nothing; values are saved by .save(value)")

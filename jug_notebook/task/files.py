@@ -120,7 +120,7 @@ def _arrived(path: Any, digest: bytes) -> Any:
 
 
 def file(path: PathLike) -> File:
-    """Return a file as an argument, of which the content counts, not the name: ``count_words(jn.file("data.txt"))``.
+    """Return a file as an argument: its content counts, not its name: ``count_words(jn.file("data.txt"))``.
 
     It is read again only when its size, times or inode change. The function gets ``path`` as it is given here. Raises
     FileNotFoundError where there is none, BadTask for a folder.
@@ -129,7 +129,7 @@ def file(path: PathLike) -> File:
 
 
 def timed_path(path: PathLike) -> TimedPath:
-    """Return a path, of which the file's size and time of change count, too: for files too large to be hashed."""
+    """Return a path whose key also covers the file's size and modification time: for files too large to hash."""
     return TimedPath(path)
 
 

@@ -570,13 +570,13 @@ def task(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
     stored nor part of the key: each worker takes them from its own environment, which is the notebook's for workers
     that it starts on its machine; a task whose worker has none fails. What the task itself prints or returns is kept.
     ``resources`` are what a host must have free for a run, {"gpu": 1, "mem": "8G", "license": 2}: see the workers'
-    options of the same names. A task gets GPUs of its own, or with 0.5 half of one. They are no part of the key.
+    options of the same names. A task gets GPUs of its own, or with 0.5 half of one. They are not part of the key.
     ``limit="db:4"``: at most 4 tasks that name ``db`` run at a time, on all hosts that work on the store together;
     ``limit="api:60/min"``: at most 60 that name ``api`` begin within a minute (or per s, h, day); ``("db:4",
-    "api:60/min")`` means both. Of two numbers for one name the smaller holds. What is stored doesn't count, nor is it a
-    part of the key.
-    ``pin=("scikit-learn",)`` makes the installed versions of packages, or of "python", a part of the key: after an
-    upgrade tasks run again, and a worker that has another version fails them rather than run them.
+    "api:60/min")`` means both. If one name has two numbers, the smaller one holds. Stored results don't count, and the
+    limit is not part of the key. ``pin=("scikit-learn",)`` makes the installed versions of packages, or of "python", a
+    part of the key: after an upgrade tasks run again, and a worker that has another version fails them instead of
+    running them.
 
     Raises BadTask for what can't be a task, and for options that make no sense.
     """
@@ -589,7 +589,7 @@ def task(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
     return functools.partial(TaskFunction, definition=True, **options)
 
 
-TaskGenerator = task  #: Jug's name
+TaskGenerator = task  #: Jug's name for `task`
 
 
 def _task_of(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

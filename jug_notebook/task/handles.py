@@ -143,7 +143,8 @@ class Handle:
         return self.task._session.retry(self.task)
 
     def invalidate(self) -> int:
-        """Its value is wrong: recompute it and what depends on it. Return how many results were invalidated."""
+        """Discard its value as wrong: it and what depends on it will be recomputed. Return how many results were
+        invalidated."""
         return self.task._session.invalidate(self.task)
 
     def cancel(self) -> int:
@@ -161,7 +162,7 @@ class Handle:
     def provenance(self) -> dict[str, Any]:
         """Return where the value comes from: code, arguments, needs, who ran it where and when. Data fit for JSON.
 
-        Where another run stands for this task, ``reused from`` names it; ``accepted by`` names who accepted it.
+        If another run's result is used for this task, ``reused from`` names it; ``accepted by`` names who accepted it.
         """
         return self.task._session.results.provenance(self.task.key)
 
@@ -298,9 +299,9 @@ class Task(Handle):
     def stream(self) -> Iterator[Any]:
         """Yield what a generator function yields, from its first value on, while the task runs and when it has ended.
 
-        Each value comes once, within a fraction of a second, as it was when it was sent. After a kill the next attempt
-        begins anew, and the stream goes on at the same place in it. Raises at its end what `result` raises; BadTask
-        where the value is no list.
+        Each value comes once, within a fraction of a second, as it was when it was sent. After a kill, the next attempt
+        starts from the beginning, and the stream continues from the same place in it. At its end, it raises what
+        `result` raises. Raises BadTask if the value is not a list.
         """
         return self._session.results.stream(self.key)
 

@@ -70,7 +70,7 @@ def identity(x: Any) -> Any:
 
 
 class NoHash:
-    """An argument that doesn't matter for the result: the function gets ``x``, the key does not see it."""
+    """An argument that doesn't matter for the result: the function gets ``x``, but the key does not cover it."""
 
     __slots__ = ("value",)
 
@@ -109,7 +109,7 @@ class unordered(dict[Any, Any]):
     """A dict whose order doesn't count: ``count(jn.unordered({word: 1 for word in words}))``, where ``words`` is a set.
 
     The order of any other dict is part of the key, since a function that iterates sees it. The function gets a plain
-    dict, in the order of the call that was first, so it must not depend on that. Dicts within are as they are.
+    dict, in the order of the first such call, so it must not depend on the order. Dicts within are as they are.
     """
 
     __slots__ = ()
@@ -127,9 +127,9 @@ class unordered(dict[Any, Any]):
 def CompoundTask(f: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
     """Return a task whose function makes tasks and returns the last of them: its value is that one's value.
 
-    Where it is stored, ``f`` is not called and none of its tasks is made; otherwise ``f`` is called here and now, and
-    what it returns (a task, or anything that holds tasks) is what this task needs. Its key covers the code and the
-    arguments of ``f``.
+    If it is stored, ``f`` is not called and none of its tasks is made; otherwise ``f`` is called here and now, and what
+    it returns (a task, or anything that holds tasks) is what this task needs. Its key covers the code and the arguments
+    of ``f``.
     """
     function = f if isinstance(f, CompoundFunction) else CompoundFunction(f)
     return function(*args, **kwargs)

@@ -272,7 +272,7 @@ def _fill(x: Any, loaded: dict[Key, Any], on_error: str) -> Any:
 
 
 class LazyResults:
-    """The results of ``f.map(items, ahead=1000)``, in the order of the items, of which it reads so many ahead.
+    """The results of ``f.map(items, ahead=1000)``, in the order of the items, reading that many items ahead.
 
     Iterate over it, or call ``next``: each waits for one result. What a task raised is raised (TaskFailed);
     the next ``next`` goes on after it. So it does after an interrupt; if that, or an error, came while items were read,
@@ -399,7 +399,7 @@ class TaskList(list[Any]):
     def to_frame(self, on_error: str = "return") -> Any:
         """Return a pandas.DataFrame of parameters, states and what results there are now. See `sweeps.frame`.
 
-        Its index are the tasks' numbers in the list. ``on_error="skip"`` leaves out those that have no value,
+        Its index is the tasks' numbers in the list. ``on_error="skip"`` leaves out those that have no value,
         ``"raise"`` raises the first failure.
         """
         return sweeps.frame(self._data(on_error))
@@ -412,9 +412,9 @@ class TaskList(list[Any]):
         """Return a plot (matplotlib) of results over a parameter; in a notebook it follows the tasks while they run.
 
         ``x`` is a parameter (default: the first that varies), ``y`` a column of `to_frame` with numbers, ``by`` the
-        parameter that has a line for each of its values (default: the other one that varies, if there is one alone).
-        ``.figure`` of the plot is a matplotlib Figure of the results that there are then. Raises BadTask where there
-        is no such parameter, or the results have no such part.
+        parameter that has a line for each of its values (default: the other one that varies, if there is exactly one).
+        ``.figure`` of the plot is a matplotlib Figure of the results that there are then. Raises BadTask where there is
+        no such parameter, or the results have no such part.
         """
         found = sweeps.SweepPlot(self._data, x, y, by, self._handles()[:1])
         found.figure  # noqa: B018  raises where x or y is wrong
