@@ -339,7 +339,7 @@ def test_references_are_resolved_wherever_they_are(blobs: Blobs) -> None:
 
 
 def test_a_task_that_is_no_need_is_refused_with_advice(blobs: Blobs) -> None:
-    with pytest.raises(Unstorable, match=r"result\[1\] is a task; hand it to the function as an argument"):
+    with pytest.raises(Unstorable, match=r"result\[1\] is a task; pass it to the function as an argument"):
         dump_value([1, Handle("k")], blobs.put)
 
 

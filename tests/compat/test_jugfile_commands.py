@@ -588,7 +588,7 @@ def test_what_jug_has_stored_is_taken_over(side: Side, theirs: Side) -> None:
     rows = table(ran.stdout)
     assert rows["Total"][2] == 0, "none is missing"
     assert not (side.folder / "asked").exists(), "nothing was computed"
-    assert "taken as they are" in ran.stdout
+    assert "imported as they are" in ran.stdout
     again = side.run("execute", "jugfile.py", "--jugdir", "mine")
     assert again.returncode == 0
     assert table(again.stdout)["Total"][0] == 0

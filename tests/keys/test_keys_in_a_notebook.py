@@ -112,7 +112,7 @@ def test_the_guard_names_the_argument_and_the_global_that_another_process_calls_
     assert "argument 'x' of steady()" in output
     kernel.run("%%jugtask\ndef reads(x):\n    return GLOBAL")
     output = kernel.run("GLOBAL = Marked(1)\nreads(1)").out
-    assert "check_keys: global GLOBAL of reads() has another digest" in output
+    assert "check_keys: global GLOBAL of reads() has a different digest" in output
     kernel.run("%config JugMagics.check_keys = False")
     assert "check_keys" not in kernel.run("shaky(1, Marked(7))").out
 

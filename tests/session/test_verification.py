@@ -314,7 +314,7 @@ def test_a_damaged_log_is_named_once_and_compacted_in_a_repair(folder: Path, kin
     assert line.endswith(": the tasks recorded there run again when they're next asked for")
     assert total.endswith("1 damaged or missing")
     [line, total] = lines(quietly(str(folder), repair=True))
-    assert "compacted without what is damaged; tasks of which" in line
+    assert "compacted without what is damaged; the tasks recorded there" in line
     assert total.endswith("1 damaged, now out of the way")
     assert log.name in os.listdir(folder / "trash"), "there is more in it"
     assert quietly(str(folder)).good
@@ -447,7 +447,7 @@ def test_a_task_that_cant_run_for_its_damaged_record_is_forgotten_and_made_anew_
         spoil_body(run.store, run.store.specs([task.key])[0], damage.flipped)
         with (
             working(run.session),
-            pytest.raises(jn.SignatureError, match="doctor --verify tells what is damaged, --re"),
+            pytest.raises(jn.SignatureError, match="doctor --verify names what is damaged, --re"),
         ):
             task.result()
         assert re.search(r"× fit\(\)  not shown: .*\n +key \w{8}\n", str(run.session.status()))

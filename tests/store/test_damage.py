@@ -126,7 +126,7 @@ def test_a_log_under_another_name_says_nothing(folder: Path) -> None:
     log = written(folder)
     os.utime(log, (1, 1))  # what another machine writes may be on its way for a moment
     log.rename(log.with_name("elsewhere-1-abcdef.log"))
-    with pytest.warns(UserWarning, match="no record of its writer's"):
+    with pytest.warns(UserWarning, match="not a record of its writer's"):
         assert opened(folder).states(KEYS) == [None] * len(KEYS)
 
 
@@ -180,7 +180,7 @@ def test_events_of_who_has_no_key_change_nothing(folder: Path) -> None:
     forger.write(Claimed("eve", []))
     forger.write(Settled("eve", [forged]), [b"anything"])
     fresh = opened(folder)
-    with pytest.warns(UserWarning, match="no record of its writer's"):
+    with pytest.warns(UserWarning, match="not a record of its writer's"):
         assert fresh.outcomes([key("a")])[0] == before
     assert fresh.invalidations([key("a")]) == [None]
 

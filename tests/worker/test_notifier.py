@@ -203,7 +203,7 @@ def test_a_target_is_a_command_a_url_or_is_read_from_where_only_its_user_looks(t
         ("https:///token", "is not a URL"),
         ("nonsense://token", "Apprise can't use this nonsense://…"),
         ("http:/host/token", "http:… is neither a URL nor an address; give https://HOST/PATH"),
-        ("mailto:token", "mailto:… is no URL and no address"),
+        ("mailto:token", "mailto:… is neither a URL nor an address"),
         ("cmd: ", "there is no command after 'cmd:'"),
         ("no-such-token", "there is no such command here"),
         ("env:", "'env:' names nothing"),
