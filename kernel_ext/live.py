@@ -27,6 +27,11 @@ class Picture(Protocol):
     session: Session
     all: bool  #: the whole store's tasks, not only this notebook's
 
+    @property
+    def behind(self) -> bool:
+        """Has it to show what was left out until now?"""
+        ...
+
     def show(self, snapshot: Snapshot) -> None:
         """Something has changed, or `SLOW` seconds have passed while workers are busy."""
         ...
@@ -136,14 +141,15 @@ class Live:
                 picture.lost("updates have ended")
 
     def _await_change(self) -> None:
-        """Wait until the store displayed last has changed, `LOOK` seconds at most."""
+        """Wait until the store displayed last has changed, `LOOK` seconds at most; less if a picture is behind."""
         with self._lock:
             session = self._pictures[-1][1].session if self._pictures else None
+            look = self._pause if any(picture.behind for _, picture in self._pictures) else LOOK
         if session is None or session.closed:
             self._ended.wait(LOOK)
             return
         try:
-            self._versions[session] = session.queries.watch(self._versions.get(session, -1), LOOK)
+            self._versions[session] = session.queries.watch(self._versions.get(session, -1), look)
         except (JugError, OSError):
             self._ended.wait(LOOK)
 
@@ -226,6 +232,8 @@ def watch(session: Session, all: bool, draw: Callable[[Snapshot], str]) -> None:
 class Drawing:
     """A picture without widgets: text and HTML, redrawn as a whole."""
 
+    behind = False
+
     def __init__(self, session: Session, all: bool, handle: Any, draw: Callable[[Snapshot], dict[str, str]]) -> None:
         self.session = session
         self.all = all
@@ -246,21 +254,19 @@ class Drawing:
 
 
 class Plot(Drawing):
-    """A plot, which takes time to draw: it is drawn a fifth of the time at most."""
+    """A plot, which takes the kernel's time to draw: a third of it at most."""
 
     def __init__(self, session: Session, handle: Any, draw: Callable[[Snapshot], dict[str, str]]) -> None:
         super().__init__(session, False, handle, draw)
         self._next = 0.0
-        self._behind = False
 
     def show(self, snapshot: Snapshot) -> None:
-        self._behind = True
+        self.behind = True
         self.rest(snapshot)
 
     def rest(self, snapshot: Snapshot) -> None:
-        began = time.monotonic()
-        if self._behind and began >= self._next:
-            self._behind = False
+        if self.behind and time.monotonic() >= self._next:
+            self.behind = False
+            before = time.thread_time()  # what others on a busy machine take meanwhile is no reason to wait longer
             super().show(snapshot)
-            ended = time.monotonic()
-            self._next = ended + 4 * (ended - began)
+            self._next = time.monotonic() + 2 * (time.thread_time() - before)

@@ -83,6 +83,8 @@ class Panel:
     and the page is loaded anew, the last state stands there.
     """
 
+    behind = False
+
     def __init__(
         self,
         session: Session,

@@ -66,6 +66,9 @@ def packed(verdict: Verdict, place: Place, worker: WorkerId) -> bytes:
 def unpacked(key: Key, record: bytes) -> Outcome:
     """Return the outcome that a record of this task holds."""
     flags, number, round, attempt, started, duration, place = _HEAD.unpack_from(record)
+    if flags == _FINAL:  # most are: it has a value, and needs nothing
+        verdict = Verdict(key, round, NO_INPUTS, attempt, record[_FIXED:], started, duration)
+        return verdict, int.from_bytes(place, "little"), _workers[number]
     at, inputs, retry_at = _FIXED, NO_INPUTS, 0.0
     if flags & _NEEDS:
         at += len(NO_INPUTS)

@@ -103,9 +103,13 @@ class TaskTable(Mapping[Key, TaskRecord]):
     def outcomes(self, keys: Iterable[Key]) -> list[Outcome | None]:
         """Return the outcomes that count now, by key; None where there is none."""
         found: list[Outcome | None] = []
+        rows, unpack = self._rows, _ROW.unpack_from
         for key, task, number in self._each(keys):
-            record = self._row(number)[-1] if number else b""
-            found.append(derived_outcome(task) if task is not None else unpacked(key, record) if record else None)
+            if number:
+                record = unpack(rows, number * _WIDTH)[-1]
+                found.append(unpacked(key, record) if record else None)
+            else:
+                found.append(None if task is None else derived_outcome(task))
         return found
 
     def specs(self, keys: Iterable[Key]) -> list[Place | None]:
@@ -144,12 +148,13 @@ class TaskTable(Mapping[Key, TaskRecord]):
 
         Many keys take less time than as many calls of `_find`.
         """
-        live, index, rows, mask = self.live.get, self._index, self._rows, len(self._index) - 1
+        live, index, begins, mask = self.live.get, self._index, self._rows.startswith, len(self._index) - 1
+        prefix, width, start = _PREFIX, _WIDTH, _KEY
         for key in keys:
             task, number = live(key), 0
             if task is None and (raw := _raw(key)) is not None:
-                at = _PREFIX(raw)[0] & mask
-                while (number := index[at]) and not rows.startswith(raw, number * _WIDTH + _KEY):
+                at = prefix(raw)[0] & mask
+                while (number := index[at]) and not begins(raw, number * width + start):
                     at = at + 1 & mask
             yield key, task, number
 

@@ -71,16 +71,13 @@ class Seal:
 
     def __init__(self, secret: bytes, store_id: str, read_only: bool = False) -> None:
         self._tags = _Tags(secret, "what is stored about a task", store_id, read_only)
-        self._keyed = self._tags.keyed
+        self._copy = self._tags.keyed.copy
 
     def _hash(self, kind: str, key: Key, round: int, inputs: bytes, data: bytes | memoryview) -> bytes:
         before, after = _around(kind, len(key), round, len(inputs))
-        covered = self._keyed.copy()
         if len(data) <= COPIED:
-            covered.update(b"".join((before, key.encode(), after, inputs, data)))
-        else:
-            covered.update(b"".join((before, key.encode(), after, inputs))).update(data)
-        return covered.digest()
+            return self._copy().update(b"".join((before, key.encode(), after, inputs, data))).digest()
+        return self._copy().update(b"".join((before, key.encode(), after, inputs))).update(data).digest()
 
     def seal(self, kind: str, key: Key, round: int, inputs: bytes, data: bytes) -> bytes:
         """Return ``data`` behind a 32-byte tag that binds it to this store, kind, task, round and inputs."""

@@ -78,7 +78,12 @@ def _small(value: Any) -> Any:
 
 def names_in(calls: Iterable[Call]) -> list[str]:
     """Return the names of all parameters, in order."""
-    return list(dict.fromkeys(name for names in dict.fromkeys(call[0] for call in calls) for name in names))
+    return list(dict.fromkeys(name for names in _kinds(calls) for name in names))
+
+
+def _kinds(calls: Iterable[Call]) -> list[tuple[str, ...]]:
+    """Return each sequence of parameters that calls have, once; most share one object."""
+    return list(dict.fromkeys({id(names): names for names, _ in calls}.values()))
 
 
 def chosen(calls: Sequence[Call], wanted: Mapping[str, Any]) -> list[int]:
@@ -279,7 +284,7 @@ def moments(seconds: Sequence[float | None]) -> Any:
 def _parameters(calls: Sequence[Call]) -> dict[str, list[Any]]:
     """Return a column for each parameter, None for a call that has none of that name."""
     parameters = names_in(calls)
-    if len({names for names, _ in calls}) <= 1:
+    if len(_kinds(calls)) <= 1:
         return {name: [values[i] for _, values in calls] for i, name in enumerate(parameters)}
     having = [dict(zip(*call, strict=True)) for call in calls]
     return {name: [one.get(name) for one in having] for name in parameters}

@@ -41,10 +41,11 @@ def picky(file, odd="<script>window.bad = 1</script>"):
     "later = held('third', 1)",
     "jn.execute(1)",
     "%jug_status",
+    "%%jugtask answer --ask\nproduct = 6 * 7",
     "%%capture caught\n%jug_stop --now",
 ]
 SCREENSHOTS = os.environ.get("JUG_SCREENSHOTS")  # a folder that keeps the pictures
-EXECUTE, BUSY, LATER, AGAIN, STATUS = 3, 4, 5, 6, 7
+EXECUTE, BUSY, LATER, AGAIN, STATUS, ASK = 3, 4, 5, 6, 7, 8
 PANEL = "[...document.querySelectorAll('.jug-panel')].pop()"
 
 
@@ -301,3 +302,18 @@ def test_a_notebook_that_is_not_trusted_shows_the_saved_picture_and_runs_nothing
         assert not strange.page.evaluate(f"{NOTEBOOK}.content.model.cells.get({STATUS}).trusted")
     finally:
         strange.page.close()
+
+
+def test_a_cell_that_asks_runs_once_its_button_is_clicked(tab: Tab, shot: Callable[[str], None]) -> None:
+    tab.run(ASK)
+    cell = tab.page.locator(".jp-Cell").nth(ASK)
+    cell.get_by_text("answer would run: not timed yet").wait_for()
+    store = store_of(tab)
+    assert "answer" not in store.snapshot().functions
+    shot("a-cell-that-asks")
+    press(tab, "Run")
+    cell.locator("button[disabled]", has_text="Run").wait_for()
+    tab.run(STATUS)
+    shows(tab, "answer", "finished 6", "all done")
+    assert "answer" in store.snapshot().functions
+    store.close()

@@ -112,9 +112,10 @@ def read_bodies(places: Sequence[Place]) -> list[bytes]:
         own = [places[i] for i in indexes]
         start, end = offset_of(min(own)), offset_of(max(own)) + size_of(max(own))
         if end - start <= 2 * sum([place & _LARGEST - 1 for place in own]) + SPREAD:
-            data = log.read(start, end - start)
+            data, offsets, sizes = log.read(start, end - start), (1 << _OFFSET) - 1, _LARGEST - 1
             for i, place in zip(indexes, own, strict=True):
-                found[i] = data[(at := offset_of(place) - start) : at + (place & _LARGEST - 1)]
+                at = (place >> _SIZE & offsets) - start
+                found[i] = data[at : at + (place & sizes)]
         else:
             for i, place in zip(indexes, own, strict=True):
                 found[i] = log.read(offset_of(place), size_of(place))
