@@ -356,8 +356,8 @@ def dataset(sweep: Sweep) -> Any:
     """Return an xarray.Dataset with a dimension for each parameter that varies; those that don't are attributes.
 
     Where the tasks are less than half of all combinations, they have one dimension, "task", whose coordinates the
-    parameters are. What is missing is NaN or None; "state" says why, and "failure" and "error" as in `frame`. Arrays
-    of equal shape add dimensions of their own. Raises BadTask where two tasks have equal parameters.
+    parameters are. What is missing is NaN or None; "state" says why, and "failure", "error" and "function" are as in
+    `frame`. Arrays of equal shape add dimensions of their own. Raises BadTask where two tasks have equal parameters.
     """
     import numpy
     import xarray
@@ -381,8 +381,9 @@ def dataset(sweep: Sweep) -> Any:
         name: (dim, _array(values, missing=False, labels=True)) for name, (dim, values) in coordinates.items()
     }
     data: dict[str, Any] = {}
-    state = [state.value for state in sweep.states]
-    ours = {_free(name, columns, "task."): values for name, values in {"state": state, **_errors(sweep)}.items()}
+    named = {"function": list(sweep.functions)} if len(set(sweep.functions)) > 1 else {}
+    named |= {"state": [state.value for state in sweep.states], **_errors(sweep)}
+    ours = {_free(name, columns, "task."): values for name, values in named.items()}
     results = {_free(name, {**columns, **ours}): values for name, values in results_by_name(sweep.values).items()}
     for name, values in {**results, **ours}.items():
         whole = _array(values, missing=count < math.prod(shape))

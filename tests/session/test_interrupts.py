@@ -107,6 +107,14 @@ def checkpoint(session: jn.Session, tasks: Any) -> None:
     assert not session.access.store.scratch.records()
 
 
+def run_here(session: jn.Session, tasks: Any) -> None:
+    """What an interrupted run of this kernel had claimed is free again, with its token of a limit."""
+    cubes = jn.task(limit="db:1")(cell("def cube(x): return x**3", "cube")).map(range(3))
+    patiently(lambda: session.execute(here=True))
+    with working(session):
+        assert cubes.result(timeout=PATIENCE) == [0, 1, 8]
+
+
 def mirror(session: jn.Session, tasks: Any) -> None:
     """What is in a mirror is copied there in the end, and taken from there, not computed again."""
     bucket = f"file://{session.folder}/{session.identity}"
@@ -146,7 +154,7 @@ VERBS: dict[str, Callable[[jn.Session, Any], Any]] = {
     "status": lambda session, tasks: session.status(),
     "tasks": lambda session, tasks: session.tasks(),
     "invalidate": invalidate,
-    "run_here": lambda session, tasks: session.execute(here=True),
+    "run_here": run_here,
     "cleanup": lambda session, tasks: session.cleanup(),
     "stream": stream,
     "lazy_map": lazy_map,

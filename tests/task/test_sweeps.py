@@ -258,6 +258,8 @@ def test_unequal_grids_merge_and_what_waits_or_is_blocked_says_so(session):
     assert found.sel(a=2, b=1) == 21
     assert np.isnan(found.sel(a=1, b=3))
     assert np.isnan(found.sel(a=3, b=1))
+    both = (first + task("def g(a, b): return 0", "g").grid(a=[3], b=[1])).to_xarray()  # of two functions
+    assert list(both["function"].values.ravel()) == ["f", "f", "g"]
     frame = (blocked + waiting).to_frame()
     assert list(frame["state"]) == ["blocked", "ready"]
     assert frame["failure"][0] == "blocked"
