@@ -114,8 +114,7 @@ def read_bodies(places: Sequence[Place]) -> list[bytes]:
         if end - start <= 2 * sum([place & _LARGEST - 1 for place in own]) + SPREAD:
             data, offsets, sizes = log.read(start, end - start), (1 << _OFFSET) - 1, _LARGEST - 1
             for i, place in zip(indexes, own, strict=True):
-                at = (place >> _SIZE & offsets) - start
-                found[i] = data[at : at + (place & sizes)]
+                found[i] = data[(at := (place >> _SIZE & offsets) - start) : at + (place & sizes)]
         else:
             for i, place in zip(indexes, own, strict=True):
                 found[i] = log.read(offset_of(place), size_of(place))
