@@ -317,14 +317,7 @@ def _children(value: Any) -> Iterator[tuple[str, Any]]:
         for item in value:
             yield "{…}", item
     elif isinstance(value, types.FunctionType):
-        for name in callables.global_names(value.__code__):
-            if name in value.__globals__:
-                yield f", global {name!r}", value.__globals__[name]
-        for name, cell in zip(value.__code__.co_freevars, value.__closure__ or (), strict=False):
-            if cell != types.CellType():
-                yield f", closure {name!r}", cell.cell_contents
-        for number, item in enumerate(value.__defaults__ or ()):
-            yield f", default {number}", item
+        yield from _children_of_function(value)
     elif isinstance(value, types.MethodType):
         yield f", the object of {value.__name__}()", value.__self__
     elif isinstance(value, type):
@@ -332,15 +325,30 @@ def _children(value: Any) -> Iterator[tuple[str, Any]]:
             if not name.startswith("__"):
                 yield f".{name}", item
     elif not isinstance(value, types.ModuleType):
-        held = getattr(value, "__dict__", None)
-        if isinstance(held, dict):
-            for name, item in list(held.items()):
-                yield f".{name}", item
-        for base in type(value).__mro__:
-            slots = base.__dict__.get("__slots__", ())
-            for name in [slots] if isinstance(slots, str) else list(slots):
-                if hasattr(value, name) and name not in ("__dict__", "__weakref__"):
-                    yield f".{name}", getattr(value, name)
+        yield from _children_of_instance(value)
+
+
+def _children_of_function(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
+    for name in callables.global_names(function.__code__):
+        if name in function.__globals__:
+            yield f", global {name!r}", function.__globals__[name]
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=False):
+        if cell != types.CellType():
+            yield f", closure {name!r}", cell.cell_contents
+    for number, item in enumerate(function.__defaults__ or ()):
+        yield f", default {number}", item
+
+
+def _children_of_instance(value: Any) -> Iterator[tuple[str, Any]]:
+    attributes = getattr(value, "__dict__", None)
+    if isinstance(attributes, dict):
+        for name, item in list(attributes.items()):
+            yield f".{name}", item
+    for base in type(value).__mro__:
+        slots = base.__dict__.get("__slots__", ())
+        for name in [slots] if isinstance(slots, str) else list(slots):
+            if hasattr(value, name) and name not in ("__dict__", "__weakref__"):
+                yield f".{name}", getattr(value, name)
 
 
 def _short(key: Any) -> str:

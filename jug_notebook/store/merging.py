@@ -51,37 +51,12 @@ class Merger:
         self._claimers: set[WorkerId] = set()
 
     def take(self, event: Event, bodies: Sequence[Any]) -> None:
-        tasks = self._scheduler.tasks
         if type(event) is Submitted:
-            function = (event.name, event.priority, event.python, event.resources)
-            for key, needs, form, body in zip(event.keys, event.needs, event.forms, bodies, strict=True):
-                void = self._scheduler.forgotten.get(key)
-                task = tasks.peek(key)
-                if task is None or task.state < 0 or (void is not None and event.counter <= void[0]):
-                    continue
-                if (task.queue.priority, task.queue.resources) != (event.priority, event.resources):
-                    continue  # a later one counts
-                if self._first(key, 0):
-                    counts = void is not None or key in self._scheduler.resubmitted
-                    self._put((Submitted, *function, event.counter if counts else 0), (key, needs, form, body))
+            self._submitted(event, bodies)
         elif type(event) is Requested:
-            wanted = (event.request.origin, event.request.counter, event.request.wanted)
-            for key in event.keys:
-                task = tasks.peek(key)
-                for index, request in enumerate(task.requests if task is not None else ()):
-                    if request == wanted and task is not None and self._first(key, 1 + 3 * index):
-                        self._put((Requested, *wanted), (key,))
+            self._requested(event)
         elif type(event) is Settled:
-            for verdict, body in zip(event.verdicts, bodies, strict=True):
-                task = tasks.peek(verdict.key)
-                for index, (known, _, by) in enumerate(task.outcomes if task is not None else ()):
-                    if (
-                        known == verdict
-                        and by == event.worker
-                        and task is not None
-                        and self._first(task.key, 2 + 3 * index)
-                    ):
-                        self._put((Settled, event.worker), (verdict, body))
+            self._settled(event, bodies)
         elif isinstance(event, Claimed | Released):
             worker = event.worker if isinstance(event, Claimed) else None
             for lease in event.leases:
@@ -91,12 +66,45 @@ class Merger:
         elif type(event) is WorkerLost:
             self._lost[event.worker] = event.found and self._lost.get(event.worker, True)
         elif isinstance(event, Forgotten | Invalidated | Accepted):
-            encoded = msgspec.msgpack.encode(event)
-            if encoded not in self._others:
-                self._others.add(encoded)
-                left, kept = without_forgotten(event, bodies, self._scheduler.forgotten)
-                if left.keys and not (isinstance(left, Forgotten) and self._alone):
-                    self._append(left, kept)
+            self._once(event, bodies)
+
+    def _submitted(self, event: Submitted, bodies: Sequence[Any]) -> None:
+        function = (event.name, event.priority, event.python, event.resources)
+        for key, needs, form, body in zip(event.keys, event.needs, event.forms, bodies, strict=True):
+            void = self._scheduler.forgotten.get(key)
+            task = self._scheduler.tasks.peek(key)
+            if task is None or task.state < 0 or (void is not None and event.counter <= void[0]):
+                continue
+            if (task.queue.priority, task.queue.resources) != (event.priority, event.resources):
+                continue  # a later one counts
+            if self._first(key, 0):
+                counts = void is not None or key in self._scheduler.resubmitted
+                self._put((Submitted, *function, event.counter if counts else 0), (key, needs, form, body))
+
+    def _requested(self, event: Requested) -> None:
+        wanted = (event.request.origin, event.request.counter, event.request.wanted)
+        for key in event.keys:
+            task = self._scheduler.tasks.peek(key)
+            for index, request in enumerate(task.requests if task is not None else ()):
+                if request == wanted and self._first(key, 1 + 3 * index):
+                    self._put((Requested, *wanted), (key,))
+
+    def _settled(self, event: Settled, bodies: Sequence[Any]) -> None:
+        for verdict, body in zip(event.verdicts, bodies, strict=True):
+            task = self._scheduler.tasks.peek(verdict.key)
+            for index, (known, _, by) in enumerate(task.outcomes if task is not None else ()):
+                if known == verdict and by == event.worker and self._first(verdict.key, 2 + 3 * index):
+                    self._put((Settled, event.worker), (verdict, body))
+
+    def _once(self, event: Forgotten | Invalidated | Accepted, bodies: Sequence[Any]) -> None:
+        """Append an event that stays as it is, but for tasks that were forgotten since."""
+        encoded = msgspec.msgpack.encode(event)
+        if encoded in self._others:
+            return
+        self._others.add(encoded)
+        left, kept = without_forgotten(event, bodies, self._scheduler.forgotten)
+        if left.keys and not (isinstance(left, Forgotten) and self._alone):
+            self._append(left, kept)
 
     def _first(self, key: Key, what: int) -> bool:
         seen = self._seen.get(key, 0)
