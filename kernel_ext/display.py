@@ -124,10 +124,7 @@ def steady_log(tasks: Sequence[tuple[TaskView, Sequence[tuple[str, Any]]]]) -> s
 
 def steady_history(runs: Sequence[RunView], total: int) -> str:
     """Return runs in the order of their text, without keys, times and hosts."""
-    lines = sorted(
-        f"{run.name}({run.args_repr})  {run.state.value}{', ' * bool(run.fate)}{run.fate}  {run.message}".rstrip()
-        for run in runs
-    )
+    lines = sorted(f"{run.name}({run.args_repr})  {run.state_text}  {run.message}".rstrip() for run in runs)
     if total > len(lines):
         lines.append(f"and {total - len(lines)} before: jn.history(limit=0)")
     return clean("\n".join(lines)) or "nothing was run yet"

@@ -193,7 +193,7 @@ class WorkerMagics(Magics):
             not_target=asked.not_target, namespace=self.shell.user_ns, remote_dir=asked.remote_dir,
             **options_in(asked) | {"keep_attached": attached},
         )  # fmt: skip
-        return session.workers.foretell(asked.workers, options, _hosts(asked), slurm, self.main.as_text)
+        return session.workers.dry_run(asked.workers, options, _hosts(asked), slurm, self.main.as_text)
 
     def _execute_here(self, asked: argparse.Namespace, elsewhere: bool) -> None:
         if elsewhere:

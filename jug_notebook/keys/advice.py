@@ -274,13 +274,13 @@ def _bound_to_shared(value: Any) -> str | None:
 def seed_warnings(functions: Sequence[tuple[types.CodeType, str, Chance]]) -> Iterator[tuple[types.CodeType, str]]:
     """Yield the warnings about the functions of one walk, with its code. If one of them seeds, it does for all."""
     seeded = frozenset[str]().union(*(chance.seeds for _, _, chance in functions))
-    for code, whose, each in functions:
+    for code, owner, each in functions:
         drawn = [f"draws from {text}()" for family, text in each.draws if family not in seeded]
         made = [f"makes a generator with {text}(), without a seed" for text in each.fresh]
         if drawn or made:
             does = (drawn or made)[0]
             text = (
-                f"{whose} {does}, so each run gives a different value, and chance decides which one is kept. "
+                f"{owner} {does}, so each run gives a different value, and chance decides which one is kept. "
                 f"Pass a seed as an argument: numpy.random.default_rng(seed), random.Random(seed)."
             )
             yield code, text

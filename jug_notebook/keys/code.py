@@ -213,7 +213,7 @@ def _describe_function(walk: Walk, unit: Unit, function: FunctionType) -> None:
     of_library = syntax.of_library(code.co_filename)
     root = unit is walk.units[0]
     of = "" if root else f" of {_bare(unit.label)}"
-    whose = f"{_bare(unit.label)}()"
+    owner = f"{_bare(unit.label)}()"
     for name in ("__code__", "__name__", "__defaults__", "__kwdefaults__"):
         walk.pin(function, name, getattr(function, name))
     walk.pin(function, COUNT, len(function.__dict__))
@@ -236,24 +236,24 @@ def _describe_function(walk: Walk, unit: Unit, function: FunctionType) -> None:
         if not form.stale and not walk.blind:
             _warn_once(
                 ("source", code),
-                f"{whose} has no source, so its key depends on its bytecode, which differs between "
+                f"{owner} has no source, so its key depends on its bytecode, which differs between "
                 f"versions of Python. Give it a version of its own: @jn.task(version='1').",
             )
         unit.own.append(syntax.compiled(code))
-    _values(walk, unit, "default", defaults(function), of, whose)
-    _values(walk, unit, "closure", _cells(walk, function), of, whose)
-    _values(walk, unit, "attribute", sorted(attributes(function).items()), of, whose)
+    _values(walk, unit, "default", defaults(function), of, owner)
+    _values(walk, unit, "closure", _cells(walk, function), of, owner)
+    _values(walk, unit, "attribute", sorted(attributes(function).items()), of, owner)
     wrapped = function.__dict__.get("__wrapped__", ABSENT)
     if wrapped is not ABSENT:
-        unit.edges.append(("wrapped", walk.edge(wrapped, f"function {_bare(unit.label)}", f"function in {whose}")))
+        unit.edges.append(("wrapped", walk.edge(wrapped, f"function {_bare(unit.label)}", f"function in {owner}")))
     if of_library:
         return  # what a library reads counts by the library's name
     if not walk.blind:
-        _hint(walk, code, form.uses, space, whose)
+        _hint(walk, code, form.uses, space, owner)
     if form.decorators or "annotations" in syntax.reads(code).inspects:
         for name, note in annotations_of(function).items():
-            unit.edges.append((f"annotation {name}", walk.note(note, f"annotation of {name!r} in {whose}", space)))
-    _globals(walk, unit, code, space, "" if root else str(space.get("__name__", "")), whose)
+            unit.edges.append((f"annotation {name}", walk.note(note, f"annotation of {name!r} in {owner}", space)))
+    _globals(walk, unit, code, space, "" if root else str(space.get("__name__", "")), owner)
     _decorators(walk, unit, form.decorators, space)
     _imports(walk, unit, code, space)
 
@@ -268,17 +268,17 @@ def _describe_dispatch(walk: Walk, unit: Unit, function: Any) -> None:
         unit.edges.append(("for it", walk.edge(each, f"helper {of}", f"{unit.label}, for {kind.__name__}")))
 
 
-def _hint(walk: Walk, code: CodeType, uses: advice.Uses, space: dict[str, Any], whose: str) -> None:
+def _hint(walk: Walk, code: CodeType, uses: advice.Uses, space: dict[str, Any], owner: str) -> None:
     """Note how a function draws random numbers; warn about globals that it changes and names that it computes."""
     reads = syntax.reads(code)
     for name, what in advice.changed(uses, reads.names, reads.writes, space):
-        _warn_once(("writes", code, name), f"{whose} {what}")
-    walk.chances.append((code, whose, advice.chance(uses, space)))
+        _warn_once(("writes", code, name), f"{owner} {what}")
+    walk.chances.append((code, owner, advice.chance(uses, space)))
     for name in sorted(advice.environment(uses, space) - walk.environment - set(advice.DEVICES)):
         advice.warn_once(
             ("environment", code, name),
             ReadsEnvironment,
-            f"{whose} reads the environment variable {name!r}, but its value isn't part of the key, and a worker has "
+            f"{owner} reads the environment variable {name!r}, but its value isn't part of the key, and a worker has "
             f"its own. Pass it along: @jn.task(env=[{name!r}]), %%jugtask --env {name}; for what must not be "
             f"stored, secret_env or --secret-env.",
             code,
@@ -288,7 +288,7 @@ def _hint(walk: Walk, code: CodeType, uses: advice.Uses, space: dict[str, Any], 
             continue  # the notebook's own function of this name
         _warn_once(
             ("computed", code, name),
-            f"{whose} looks something up by a computed name, with {name}(), so its key can't cover what is found. "
+            f"{owner} looks something up by a computed name, with {name}(), so its key can't cover what is found. "
             f"List what it may be: @jn.task(depends=[…]).",
         )
 
@@ -305,7 +305,7 @@ def _cells(walk: Walk, function: FunctionType) -> Iterator[tuple[str, Any]]:
         yield name, value
 
 
-def _values(walk: Walk, unit: Unit, kind: str, values: Iterable[tuple[str, Any]], of: str, whose: str) -> None:
+def _values(walk: Walk, unit: Unit, kind: str, values: Iterable[tuple[str, Any]], of: str, owner: str) -> None:
     """Add values that belong to a function, (name, value): defaults, closure or attributes."""
     for name, value in values:
         if name in walk.ignored:
@@ -314,11 +314,11 @@ def _values(walk: Walk, unit: Unit, kind: str, values: Iterable[tuple[str, Any]]
         label = f"{kind} {name}{of}"
         if type(plain(value)) is FunctionType and kind != "attribute":
             label = f"helper {name}{of}"
-        path = f"{kind} {name!r} of {whose}"
+        path = f"{kind} {name!r} of {owner}"
         unit.edges.append((f"{kind} {name}", walk.edge_or_advice(value, label, path, name)))
 
 
-def _globals(walk: Walk, unit: Unit, code: CodeType, space: dict[str, Any], prefix: str, whose: str) -> None:
+def _globals(walk: Walk, unit: Unit, code: CodeType, space: dict[str, Any], prefix: str, owner: str) -> None:
     """Add the globals that a function reads. ``prefix``: its module, empty for the function that runs."""
     reads = syntax.reads(code)
     qualifier = f"{prefix}." if prefix and prefix not in modules.scripts else ""
@@ -328,18 +328,18 @@ def _globals(walk: Walk, unit: Unit, code: CodeType, space: dict[str, Any], pref
             walk.pin(space, name, value)
             continue
         if value is ABSENT:
-            _builtin(walk, unit, name, code, space, whose)
+            _builtin(walk, unit, name, code, space, owner)
             continue
         walk.pin(space, name, value)
         if name in walk.ignored or f"{qualifier}{name}" in walk.ignored:
             walk.overlook(value)
             continue
         if isinstance(value, ModuleType):
-            unit.edges.append((name, _chains(walk, value, name, reads.chains[name], whose)))
+            unit.edges.append((name, _chains(walk, value, name, reads.chains[name], owner)))
             continue
         if qualifier and not walk.by_value and walk.follows(prefix):
             check_value(prefix, name, value)
-        path = f"global {name!r} read by {whose}"
+        path = f"global {name!r} read by {owner}"
         edge = walk.edge_or_advice(value, _label(value, qualifier + name), path, name)
         unit.edges.append((name, edge))
         if qualifier and not walk.by_value and walk.follows(prefix):
@@ -360,14 +360,14 @@ def _watch(walk: Walk, module: str, name: str, value: Any, edge: bytes) -> None:
     )
 
 
-def _builtin(walk: Walk, unit: Unit, name: str, code: CodeType, space: dict[str, Any], whose: str) -> None:
+def _builtin(walk: Walk, unit: Unit, name: str, code: CodeType, space: dict[str, Any], owner: str) -> None:
     """Add a name that isn't among the globals: a builtin, or undefined."""
     walk.pin(space, name, ABSENT)
     if hasattr(builtins, name):
         if name in _DYNAMIC and not walk.blind:
             _warn_once(
                 ("dynamic", code, name),
-                f"{whose} uses {name}(), so its key can't cover what that reads. List it: @jn.task(depends=[…]).",
+                f"{owner} uses {name}(), so its key can't cover what that reads. List it: @jn.task(depends=[…]).",
             )
         unit.edges.append((name, hashed("name", f"builtins.{name}")))
     else:
@@ -375,7 +375,7 @@ def _builtin(walk: Walk, unit: Unit, name: str, code: CodeType, space: dict[str,
         walk.part(f"undefined name {name}", "undefined")
 
 
-def _chains(walk: Walk, module: ModuleType, name: str, chains: Iterable[tuple[str, ...]], whose: str) -> bytes:
+def _chains(walk: Walk, module: ModuleType, name: str, chains: Iterable[tuple[str, ...]], owner: str) -> bytes:
     """Return what is used of a module: each thing if the module is the project's, else the module's name."""
     if not walk.follows(module.__name__):
         return hashed("module", module.__name__)
@@ -403,7 +403,7 @@ def _chains(walk: Walk, module: ModuleType, name: str, chains: Iterable[tuple[st
         elif full in walk.ignored:
             walk.overlook(at)
         else:
-            path = f"global {full!r} read by {whose}"
+            path = f"global {full!r} read by {owner}"
             before, walk.by_value = walk.by_value, False  # workers have it from the module's text
             edge = walk.edge_or_advice(at, _label(at, full), path, full)
             walk.by_value = before

@@ -264,9 +264,9 @@ class ExecutorGroup(WorkerGroup):
         tick, until = threading.Event(), self.clock.monotonic() + STARTING
         with suppress(StoreError, OSError):  # the store was closed: workers that start now end by themselves
             while unregistered and self.clock.monotonic() < until:
-                come = [info for info, alive, _ in self.store.processes() if alive and info.crew in unregistered]
-                send_order(self.store, come, Stop(now))
-                unregistered -= {info.crew for info in come}
+                registered = [info for info, alive, _ in self.store.processes() if alive and info.crew in unregistered]
+                send_order(self.store, registered, Stop(now))
+                unregistered -= {info.crew for info in registered}
                 tick.wait(TICK)
 
     def _cut(self) -> None:

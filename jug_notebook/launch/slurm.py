@@ -445,7 +445,7 @@ def launch(
     return crew
 
 
-def foretell(
+def dry_run(
     store: Store, options: WorkerOptions, given: Mapping[str, Any] | Settings | bool, clock: Clock = CLOCK
 ) -> str:
     """Return what `launch` would ask for, in a line or two. Submits nothing. Raises LaunchError."""

@@ -53,12 +53,12 @@ def start(
     return local.launch(store, options, clock)
 
 
-def foretell(store: Store, options: WorkerOptions, hosts: Sequence[Any], slurm: Any, clock: Clock) -> str:
+def dry_run(store: Store, options: WorkerOptions, hosts: Sequence[Any], slurm: Any, clock: Clock) -> str:
     """Return what `start` would ask Slurm for. Raises LaunchError."""
     from jug_notebook.launch import slurm as batch
 
     _refuse_hosts(bool(hosts), options)
-    return batch.foretell(store, options, slurm, clock)
+    return batch.dry_run(store, options, slurm, clock)
 
 
 def _refuse_hosts(named: bool, options: WorkerOptions) -> None:

@@ -148,7 +148,7 @@ class FailureView(Struct, frozen=True):
     attempts: int = 1
 
 
-class Like(Struct, frozen=True):
+class SimilarFailure(Struct, frozen=True):
     """A failure similar to one that is shown in full."""
 
     key: Key
@@ -162,7 +162,7 @@ class FailureKind(Struct, frozen=True):
     about: str  #: what their errors have in common
     newest: FailureView  #: shown in full
     keys: tuple[Key, ...]  #: of all of them, newest first
-    others: tuple[Like, ...] = ()  #: the next few
+    others: tuple[SimilarFailure, ...] = ()  #: the next few
 
 
 class RunView(Struct, frozen=True):
@@ -178,7 +178,12 @@ class RunView(Struct, frozen=True):
     started: float = 0.0
     duration: float = 0.0
     message: str = ""
-    fate: str = ""  #: where it no longer counts: "tried again" or "dropped"
+    superseded: str = ""  #: where it no longer counts: "tried again" or "dropped"
+
+    @property
+    def state_text(self) -> str:
+        """Its state, and why it no longer counts: "finished, dropped"."""
+        return ", ".join(filter(None, (self.state.value, self.superseded)))
 
 
 class FunctionProfile(Struct, frozen=True):

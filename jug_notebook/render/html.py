@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
-from jug_notebook.model import FailureKind, FailureView, Like, Snapshot, State
+from jug_notebook.model import FailureKind, FailureView, SimilarFailure, Snapshot, State
 from jug_notebook.render import summary
 from jug_notebook.render.format import (
     EXCERPT,
@@ -359,10 +359,10 @@ def _rest(view: FailureView, when: str, kind: FailureKind) -> str:
     return f'<div style="padding:3px 0 3px 14px;border-top:{_LINE}">{_summary(view, when, kind)}{at}</div>'
 
 
-def story_html(view: FailureView, like: Sequence[Like] = (), count: int = 1, limit: int = 3_000) -> str:
+def story_html(view: FailureView, similar: Sequence[SimilarFailure] = (), count: int = 1, limit: int = 3_000) -> str:
     """Return the details of a failure: where, with which arguments, why, what it printed.
 
-    ``count``: how many there are of its kind, including this one; ``like`` are some of the others.
+    ``count``: how many there are of its kind, including this one; ``similar`` are some of the others.
     """
     place = summary.where_raised(clean(view.traceback))
     ran = (
@@ -387,19 +387,19 @@ def story_html(view: FailureView, like: Sequence[Like] = (), count: int = 1, lim
     if view.output:
         pre = f'<pre style="{_PRE}">{escape(excerpt(clean(view.output), limit)).rstrip()}</pre>'
         printed = f'<div style="{_FAINT}">what it printed</div>{pre}'
-    return f"{rows}{traceback}{printed}{_like_html(view, like, count)}"
+    return f"{rows}{traceback}{printed}{_similar_html(view, similar, count)}"
 
 
-def _like_html(view: FailureView, like: Sequence[Like], count: int) -> str:
+def _similar_html(view: FailureView, similar: Sequence[SimilarFailure], count: int) -> str:
     """Similar failures, with their error where it differs."""
-    if not like:
+    if not similar:
         return ""
     lines = [
         f"<code>{escape(one.key[:8])}</code> {escape(call(view.name, one.args_repr, 60))}"
         + ("" if one.error == view.error else f" {_span(_FAINT, escape(elide(one.error, 80)))}")
-        for one in like
+        for one in similar
     ]
-    left = count - 1 - len(like)
+    left = count - 1 - len(similar)
     lines += [_span(_FAINT, f"and {number(left)} more: {NOTEBOOK.failed}")] if left > 0 else []
     head = f'<div style="{_FAINT}">{plural(count - 1, "similar failure")}</div>'
     return head + f'<div style="margin:2px 0 6px">{"<br>".join(lines)}</div>'

@@ -14,8 +14,8 @@ from jug_notebook.model import (
     FailureKind,
     FailureView,
     FunctionView,
-    Like,
     LimitView,
+    SimilarFailure,
     Snapshot,
     State,
     TaskView,
@@ -27,7 +27,7 @@ from jug_notebook.render.format import ago, duration, elide_call, number, plural
 FUNCTIONS = 20  #: rows of functions that are shown,
 WORKERS = 16  #: of workers,
 FAILURES = 10  #: and of kinds of failures
-LIKE = 12  #: similar failures that are named, of each kind
+SIMILAR = 12  #: similar failures that are named, of each kind
 LINE = 300  #: characters of an error that count for its kind
 
 
@@ -355,7 +355,7 @@ def failure_kinds(failures: Sequence[FailureView]) -> list[FailureKind]:
             about,
             group[0],
             tuple(failure.key for failure in group),
-            tuple(Like(failure.key, failure.args_repr, failure.error) for failure in group[1 : LIKE + 1]),
+            tuple(SimilarFailure(failure.key, failure.args_repr, failure.error) for failure in group[1 : SIMILAR + 1]),
         )
         for (_, about), group in groups.items()
     ]

@@ -234,7 +234,7 @@ def _run_rows(runs: Sequence[RunView], width: int) -> list[list[str]]:
             duration(run.duration),
             elide(run.user, 16),
             elide(run.host, 24),
-            run.state.value + (f", {clean(run.fate)}" if run.fate else ""),
+            clean(run.state_text),
             call(run.name, run.args_repr, width),
             elide(run.message, width),
             run.key[:8],

@@ -417,10 +417,10 @@ def _drawn(figure: Figure) -> tuple[list[str], float]:
 
 def _legend(names: dict[str, float], colours: dict[str, str]) -> Iterator[str]:
     x = MARGIN
-    shown = [(name, f"{elide_middle(name, 24)} {duration(names[name])}", colour) for name, colour in colours.items()]
+    entries = [(name, f"{elide_middle(name, 24)} {duration(names[name])}", colour) for name, colour in colours.items()]
     if len(names) > len(colours):
-        shown.append(("", f"{plural(len(names) - len(colours), 'function')} more", OTHERS))
-    for name, label, colour in shown:
+        entries.append(("", f"{plural(len(names) - len(colours), 'function')} more", OTHERS))
+    for name, label, colour in entries:
         if x > LEFT + WIDTH - 100:
             break
         yield f'<rect x="{x:.0f}" y="{TOP - 14:.0f}" width="10" height="10" rx="2" fill="{colour}"/>'

@@ -34,7 +34,7 @@ from jug_notebook.session.submission import PENDING, CellReport, SubmissionQueue
 from jug_notebook.session.targets import TargetResolver
 from jug_notebook.session.workers import Workers
 from jug_notebook.store import absolute, masked
-from jug_notebook.store.keyring import Given
+from jug_notebook.store.keyring import GivenWarnings
 from jug_notebook.store.mirror import is_mirror
 from jug_notebook.store.signed import template
 from jug_notebook.task import context
@@ -432,7 +432,7 @@ def switch(
 def _use(session: Session) -> Session:
     context.set_current(session)
     lasting = not session.url.startswith("memory:")
-    advice.remember_by(Given(session.identity, session.access.file) if lasting else None)
+    advice.remember_by(GivenWarnings(session.identity, session.access.file) if lasting else None)
     for call in on_connect:
         call(session)
     return session

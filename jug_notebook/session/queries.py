@@ -24,12 +24,12 @@ from jug_notebook.model import (
     FunctionView,
     Graph,
     Key,
-    Like,
     Limit,
     LimitView,
     Load,
     Outcome,
     Scope,
+    SimilarFailure,
     Snapshot,
     Span,
     Spread,
@@ -42,7 +42,7 @@ from jug_notebook.model import (
 from jug_notebook.render.display import GraphPicture, History, Listing, ProfileTable, Status, Text, TimelinePicture, Why
 from jug_notebook.render.format import clean, elide, parse_moment
 from jug_notebook.render.profile import profile_of
-from jug_notebook.render.summary import LIKE, attempt_text
+from jug_notebook.render.summary import SIMILAR, attempt_text
 from jug_notebook.session.access import StoreAccess
 from jug_notebook.session.submission import CellReport
 from jug_notebook.session.targets import TargetResolver, graph_of, names_in
@@ -112,7 +112,7 @@ class Queries:
         )
 
     def forecast(self, report: CellReport, timed: bool = True) -> str:
-        """Return what the tasks that a cell has made will cost, in a line; empty where there is nothing to foretell.
+        """Return what the tasks that a cell has made will cost, in a line; empty where nothing will run.
 
         "12 of 500 will run, about 9 min on 8 workers, because helper `_clean` changed; 488 stored". Not ``timed``:
         without what depends on workers.
@@ -246,7 +246,7 @@ class Queries:
         """Return who ran what and when: the latest ``limit`` attempts of this notebook's tasks, or of the whole
         store's.
 
-        They include failures that were tried again, and values that were invalidated: their ``fate`` says so.
+        They include failures that were tried again, and values that were invalidated: ``superseded`` says so.
         """
         limit = whole_number("limit", limit, "rows (0: all)", least=0)
         self._targets.flush()
@@ -552,7 +552,7 @@ class FailureIndex:
                 about,
                 whole[group[0].key],
                 tuple(view.key for view in group),
-                tuple(Like(view.key, *self._read[view.key][2:]) for view in group[1 : LIKE + 1]),
+                tuple(SimilarFailure(view.key, *self._read[view.key][2:]) for view in group[1 : SIMILAR + 1]),
             )
             for (_, about), group in top
             if group[0].key in whole

@@ -113,7 +113,7 @@ class Workers:
         if dry_run:
             if on is not None:
                 raise LaunchError("dry_run can't look into an executor: leave 'on' out")
-            return self._no_crew(self.foretell(workers, options, list(hosts), slurm))
+            return self._no_crew(self.dry_run(workers, options, list(hosts), slurm))
         if wait_for_workers is not None:
             self._results.wait_for_workers = system.not_negative("wait_for_workers", wait_for_workers)
         return self._start(workers, options, hosts, on, slurm, wait)
@@ -201,7 +201,7 @@ class Workers:
     def _tied_to(self) -> str:
         return self._access.process.id if self.headless else ""
 
-    def foretell(
+    def dry_run(
         self,
         workers: int | None,
         options: WorkerOptions,
@@ -217,7 +217,7 @@ class Workers:
         lines = [self._plan(workers, options, here).text(timed=not steady, who=here)]
         options = msgspec.structs.replace(options, size=workers or 0)
         if slurm:
-            asked = start.foretell(self._access.store, options, hosts, slurm, self._access.clock)
+            asked = start.dry_run(self._access.store, options, hosts, slurm, self._access.clock)
             lines += [asked, "nothing was submitted"]
         elif hosts:
             reports = self._look(hosts, options)

@@ -35,7 +35,7 @@ def key_folder() -> Path:
     return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "jug_notebook" / "keys"
 
 
-class Given:
+class GivenWarnings:
     """Which warnings were given about one notebook and store, by earlier processes of this user too."""
 
     def __init__(self, store_id: str, notebook: str) -> None:

@@ -338,18 +338,20 @@ class SignedReader:
         verdict = ended.verdict
         key = verdict.key
         state = State.FINISHED if verdict.finished else State.FAILED
-        fate = "" if ended.counts else "dropped" if verdict.finished else "tried again"
+        superseded = "" if ended.counts else "dropped" if verdict.finished else "tried again"
         try:
             spec = None if body is None else self.spec(key, body)
             outcome = self.outcome(key, CurrentOutcome(verdict, ended.body))
         except SignatureError as refused:
             began, message = verdict.started, f"not shown: {refused}"
-            return RunView(key, "", state, started=began, duration=verdict.duration, message=message, fate=fate)
+            return RunView(
+                key, "", state, started=began, duration=verdict.duration, message=message, superseded=superseded
+            )
         name, args_repr = ("", "") if spec is None else (template(spec.template).name, spec.args_repr)
         message = outcome.summary if isinstance(outcome, Finished) else outcome.error
         run = outcome.run
         return RunView(
-            key, name, state, args_repr, run.user, run.host, run.pid, run.started, run.duration, message, fate
+            key, name, state, args_repr, run.user, run.host, run.pid, run.started, run.duration, message, superseded
         )
 
     def provenance(self, key: Key) -> dict[str, Any]:

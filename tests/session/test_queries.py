@@ -328,7 +328,7 @@ def test_history_tells_of_attempts_that_no_longer_count(session, cell):
     session.run_here()
     value.invalidate()
     session.run_here()
-    info = [(run.name, run.state.value, run.fate, run.message) for run in reversed(jn.history())]
+    info = [(run.name, run.state.value, run.superseded, run.message) for run in reversed(jn.history())]
     wrong = "ZeroDivisionError: division by zero"
     assert info == [
         ("divide", "failed", "tried again", wrong), ("divide", "failed", "", wrong),

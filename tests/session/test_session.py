@@ -685,7 +685,7 @@ def test_failures_that_are_tried_again_are_read_again(session, tmp_path):
         task.exception()
         [kind] = session.queries.glance().kinds
         assert kind.about == "KeyError: 'it'"
-    assert [run.fate for run in session.history()] == ["", "tried again"]
+    assert [run.superseded for run in session.history()] == ["", "tried again"]
 
 
 def test_a_lost_value_is_computed_again(session):
