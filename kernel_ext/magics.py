@@ -312,11 +312,11 @@ class JugMagics(Settings):
     @option("--now", action="store_true", help="run it in this kernel, at once, unless it is stored (with NAME)")
     @option("--bash", action="store_true", help="the cell is a bash script; its output is the value (with NAME)")
     def jugtask(self, line: str, cell: str) -> None:
-        """Make tasks of a cell.
+        """Turn a cell's functions into task functions, or with a name the whole cell into one task.
 
         Without a name: the cell's public functions become task functions. Calling one makes a task, which workers run.
-        Functions whose names begin with _ stay plain, and with --only fit,clean all but these. The cell may hold
-        imports, def, class and assignments:
+        Functions whose names begin with _ stay plain; with --only fit,clean, all others do. The cell may hold imports,
+        def, class and assignments:
 
             %%jugtask
             def is_prime(n):
@@ -401,7 +401,7 @@ class JugMagics(Settings):
         %jug_store memory:            for trying things out: it ends with the kernel
         %jug_store jugdata --also s3://bucket/prefix      and take what it lacks from there: see jug-notebook copy
 
-        Tasks made from now on go there; handles of the previous store go on reading theirs.
+        Tasks that you make from now on go there; tasks of the previous store still read their results from it.
         """
         asked = read(self.jug_store, line)
         url = asked.url or (self._url if asked.accept_new_store or asked.also else None)

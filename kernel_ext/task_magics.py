@@ -157,7 +157,7 @@ class TaskMagics(Magics):
     @options()
     @target
     def jug_why(self, line: str) -> None:
-        """Say whether a task is stored; and if not, what changed since the nearest task that is.
+        """Say whether a task is stored and, if not, what changed since the nearest one that is.
 
         %jug_why total                  a task
         %jug_why is_prime               all tasks of a function, counted by reason
@@ -251,7 +251,7 @@ class TaskMagics(Magics):
         %jug_debug total                the failed task that this one waits for
         %jug_debug 3f2a91c0             by its key
 
-        Where the debugger can't ask for commands, the variables in each frame of the task are shown instead.
+        Where the debugger can't prompt for commands, it shows the variables in each frame of the task instead.
         """
         asked = read_target(self.jug_debug, line)
         session = self._session
@@ -379,8 +379,8 @@ class TaskMagics(Magics):
         %jug_accept fits[3]                 for one
         %jug_accept fit --undo              compute them after all, and what was made from them
 
-        Results go to tasks of the same function with equal arguments, on equal values of what they need. Make the tasks
-        first (run the cell that calls the function). Who accepted, and when, is on record: task.provenance().
+        A task takes the result of the same function with equal arguments, if what it needs has equal values. Make the
+        tasks first (run the cell that calls the function). Who accepted, and when, is on record: task.provenance().
         """
         asked = read_target(self.jug_accept, line)
         print(self._session.accept(asked.target, asked.undo, asked.dry_run, namespace=self.shell.user_ns))
