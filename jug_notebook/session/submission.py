@@ -31,6 +31,7 @@ from jug_notebook.model import (
 )
 from jug_notebook.render import plural
 from jug_notebook.session.access import StoreAccess
+from jug_notebook.session.key_list import KeyList
 from jug_notebook.store import Store, addresses_in, lacks_room
 from jug_notebook.store.mirror import Bringing, Mirror
 from jug_notebook.store.signed import SignedWriter, template
@@ -93,7 +94,7 @@ class SubmissionQueue:
         self._cell_lasts = False
         self._cell_thread = 0
         self._made: dict[Key, FunctionVersion] = {}
-        self._needs: dict[Key, tuple[Key, ...]] = {}  #: of those
+        self._needs: dict[Key, tuple[Key, ...]] = {}  #: of those that need any
         self._submitted = CellReport()
         self._began = 0.0  #: when the cell did, in seconds since the epoch
         self._versions: dict[TaskFunction, FunctionVersion] = {}
@@ -101,12 +102,12 @@ class SubmissionQueue:
         self._codes: dict[TaskFunction, Code] = {}
         self._last: weakref.WeakKeyDictionary[TaskFunction, FunctionVersion] = weakref.WeakKeyDictionary()
         self._known: dict[str, Code] = {}
-        self._requested = defaultdict[tuple[str, str], set[Key]](set)  #: here, by the function's name and code
+        self._requested = defaultdict[tuple[str, str], KeyList](KeyList)  #: here, by the function's name and code
         #: blobs of functions, and when they were stored
         self._bundles = weakref.WeakKeyDictionary[FunctionVersion, tuple[set[Address], float]]()
         self._outdated_codes: dict[str, str] | None = None  #: of versions: what has changed since; None: not known
         self._outdated = 0  #: tasks of previous versions that were cancelled in this cell
-        #: names for people of code that isn't in a real file, which tracebacks show: "Cell In[3]"
+        #: names for people of code that is in no real file, in tracebacks: "Cell In[3]"
         self.label_of: Callable[[str], str | None] | None = None
         #: tells whether the calling thread runs cells of its own, beside the main thread's
         self.beside: Callable[[], bool] | None = None
@@ -297,8 +298,8 @@ class SubmissionQueue:
 
     def _send(self, pending_tasks: Sequence[PendingTask], cell: str) -> SubmitReport:
         report = _store_tasks(self._access, self._writer, pending_tasks, cell, self._folder or self._home)
-        for version, made_by_it in groupby(pending_tasks, itemgetter(0)):
-            self._requested[version.name, version.code].update(task[1] for task in made_by_it)
+        for version, made in groupby(pending_tasks, itemgetter(0)):
+            self._requested[version.name, version.code].extend([m[1] for m in made], report.new < len(pending_tasks))
         return report
 
     def close(self) -> None:
@@ -369,13 +370,13 @@ class SubmissionQueue:
 
     def _note(self, pending_tasks: Sequence[PendingTask]) -> None:
         self._made.update((task[1], task[0]) for task in pending_tasks)
-        self._needs.update((task[1], task[3]) for task in pending_tasks)
+        self._needs.update((task[1], task[3]) for task in pending_tasks if task[3])
 
     def made(self) -> list[tuple[Key, FunctionVersion, tuple[Key, ...]]]:
         """Return the tasks that the running cell has made so far: key, function version, keys of its needs."""
         with self._lock:
             self.flush()
-            return [(key, version, self._needs[key]) for key, version in self._made.items()]
+            return [(key, version, self._needs.get(key, ())) for key, version in self._made.items()]
 
     def _end_of_run(self) -> int:
         """Check that pinned functions are unchanged, submit, unpin. Return how many tasks were cancelled."""
@@ -399,7 +400,7 @@ class SubmissionQueue:
     def _of_versions(self, versions: Collection[FunctionVersion]) -> set[Key]:
         """Return the tasks of the running cell that are of these versions, and those that need them."""
         found: set[Key] = set()
-        made = ((key, version, self._needs[key]) for key, version in self._made.items())
+        made = ((key, version, self._needs.get(key, ())) for key, version in self._made.items())
         for key, version, needs in (*made, *((task[1], task[0], task[3]) for task in self._buffer)):
             if version in versions or not found.isdisjoint(needs):
                 found.add(key)

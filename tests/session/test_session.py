@@ -21,6 +21,7 @@ from jug_notebook.keys import advice
 from jug_notebook.launch import Crew, WorkerGroup
 from jug_notebook.model import Origin, State, Target
 from jug_notebook.render.summary import attempt_text
+from jug_notebook.session.key_list import KeyList
 from jug_notebook.store import keyring, open_store, signed
 from tests.crews import working
 from tests.workbench import PATIENCE, FakeClock, cell, wait_until
@@ -972,3 +973,14 @@ def test_a_warning_is_given_once_about_a_notebook_and_a_store_also_by_later_proc
         for _ in range(2):
             with pytest.raises(jn.OnlyAPath):
                 advice.warn_once(("path", "f", "y"), jn.OnlyAPath, "argument 'y' is a path.")
+
+
+def test_keys_that_come_again_are_kept_once_or_twice_and_given_once() -> None:
+    keys, found = [f"{number:040x}" for number in range(100)], KeyList()
+    found.extend(keys, False)
+    for _ in range(50):
+        found.extend(keys[::-1], True)
+    assert list(found) == keys
+    assert len(found) <= 2 * len(keys)
+    found.extend(["f" * 40], False)
+    assert list(found) == [*keys, "f" * 40]
