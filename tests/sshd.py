@@ -57,6 +57,7 @@ UsePAM no
 PasswordAuthentication no
 KbdInteractiveAuthentication no
 PermitRootLogin prohibit-password
+Subsystem sftp internal-sftp
 SetEnv {" ".join(f'"{name}={value}"' for name, value in finds.items())}
 """
         )

@@ -5,6 +5,7 @@ Credentials are those that fsspec's libraries find for themselves, in their usua
 
 from __future__ import annotations
 
+import functools
 import mmap
 import re
 import shutil
@@ -44,6 +45,7 @@ _LIBRARIES = {
 _WAYS_OUT = (
     ("NoCredentialsError", "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or run: aws configure"),
     ("bucket does not exist", "correct its name, or make it first"),
+    ("No authentication methods", "put a key that its server knows into ~/.ssh, or start ssh-agent"),
     ("Protocol not known", "give s3://BUCKET/PREFIX, file:///FOLDER, or another URL of fsspec's"),
     ("Invalid length for parameter", "name the bucket: s3://BUCKET/PREFIX"),
     ("PermissionError", "the credentials that were found may not do that"),
@@ -62,37 +64,56 @@ class Bucket:
     """The objects below a URL. Safe to use from several threads. All methods raise Unreachable."""
 
     def __init__(self, url: str) -> None:
-        scheme = url.partition(":")[0] if "://" in url else "file"
+        self._url, self._scheme = url, url.partition(":")[0] if "://" in url else "file"
         self.display_url = masked(url).partition("?")[0]
-        self._whole = scheme in WHOLE
-        self._width = 1 if scheme in ONE_AT_A_TIME else WIDTH
+        self._whole = self._scheme in WHOLE
+        self._is_web = self._scheme in ("http", "https")
+        self._width = 1 if self._scheme in ONE_AT_A_TIME else WIDTH
         if _IN_MEMORY.fullmatch(url):
             raise StoreError(f"{self.display_url} ends with this process, so it can be no mirror; give file:///FOLDER")
         if _RELATIVE.fullmatch(url):
             raise StoreError(
                 f"{self.display_url} depends on the current folder; give file:///FOLDER, with three slashes"
             )
-        options: dict[str, Any] = {"skip_instance_cache": True, "use_listings_cache": False}
-        if scheme in ("s3", "s3a"):
-            options["config_kwargs"] = _TIMES
-        if scheme == "file":
-            options["auto_mkdir"] = True
-        self._is_web = scheme in ("http", "https")
-        if self._is_web:  # what is packed may be of any size
-            options["client_kwargs"] = {"auto_decompress": False, "headers": {"Accept-Encoding": "identity"}}
         try:
-            from fsspec.core import url_to_fs
+            from fsspec import get_filesystem_class
 
-            fs, root = url_to_fs(url, **options)
+            if self._scheme in ONE_AT_A_TIME:  # whose servers are connected to when they are used
+                get_filesystem_class(self._scheme)
+            else:
+                self._opened  # noqa: B018
         except ImportError as missing:
-            library = _LIBRARIES.get(scheme, missing.name or "fsspec")
+            library = _LIBRARIES.get(self._scheme, missing.name or "fsspec")
             raise StoreError(
                 f"{self.display_url} needs {library}: pip install {library}, or 'jug-notebook[cloud]' for s3"
             ) from missing
         except Exception as wrong:  # each library has errors of its own
             raise StoreError(f"{self.display_url} can't be used: {_reason(wrong)}") from wrong
-        self._fs: Any = fs
-        self._root = str(root).rstrip("/")
+
+    @functools.cached_property
+    def _opened(self) -> tuple[Any, str]:
+        """The file system, and the folder in it."""
+        from fsspec.core import url_to_fs
+
+        options: dict[str, Any] = {"skip_instance_cache": True}
+        if self._scheme not in ("sftp", "ssh"):  # which keep no lists, and take no word about that
+            options["use_listings_cache"] = False
+        if self._scheme in ("s3", "s3a"):
+            options["config_kwargs"] = _TIMES
+        elif self._scheme == "file":
+            options["auto_mkdir"] = True
+        elif self._is_web:  # what is packed may be of any size
+            options["client_kwargs"] = {"auto_decompress": False, "headers": {"Accept-Encoding": "identity"}}
+        fs, root = url_to_fs(self._url, **options)
+        return fs, str(root).rstrip("/")
+
+    @property
+    def _fs(self) -> Any:
+        return self._opened[0]
+
+    @property
+    def _root(self) -> str:
+        return self._opened[1]
 
     def get(self, parts: Sequence[Part], patience: float = PATIENCE) -> list[bytes | None]:
         """Return the bytes of objects, or of parts of them; None for those that aren't there."""
@@ -185,7 +206,10 @@ class Bucket:
         gathering = _Gathering(calls)
         for _ in range(min(self._width, len(calls))):
             threading.Thread(target=gathering.work, name="jug_notebook bucket", daemon=True).start()
-        if not gathering.wait(patience):
+        done = gathering.wait(patience)
+        if gathering.error is not None and self._scheme in ONE_AT_A_TIME:
+            self.__dict__.pop("_opened", None)  # the next call connects again
+        if not done:
             raise Unreachable(f"{self.display_url} doesn't answer for {patience:g} s")
         if gathering.error is not None:
             raise Unreachable(f"{self.display_url} can't be used: {_reason(gathering.error)}") from gathering.error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import gzip
 import os
 import pickle
@@ -30,6 +31,7 @@ from jug_notebook.session.mirroring import copy
 from jug_notebook.session.verification import verify
 from jug_notebook.store import keyring, mirror, open_store
 from jug_notebook.store.bucket import Bucket, Part
+from tests import sshd
 from tests.crews import working
 from tests.kernels import ROOT, Kernel
 from tests.session.test_cleanup_and_copy import define
@@ -837,6 +839,33 @@ def test_what_is_marked_as_packed_in_a_bucket_is_read_as_it_is(s3):
     bucket = Bucket(s3)
     bucket._fs.pipe_file(f"{bucket._root}/index", Web.packed, ContentEncoding="gzip")
     assert bucket.get([Part("index", 0, 1 << 20)]) == [Web.packed]
+
+
+@pytest.mark.skipif(bool(sshd.missing()), reason=sshd.missing())
+def test_a_mirror_over_sftp_is_connected_to_when_it_is_used_and_again_after_it_was_away(
+    connect, tmp_path, monkeypatch, capsys
+):
+    pytest.importorskip("paramiko")
+    monkeypatch.setattr(mirror, "FRESH", -1.0)
+    server = sshd.Sshd(tmp_path / "ssh")
+    try:
+        (tmp_path / ".ssh").mkdir()
+        shutil.copy(tmp_path / "ssh" / "user", tmp_path / ".ssh" / "id_ed25519")
+        monkeypatch.setenv("HOME", str(tmp_path))
+        url = f"sftp://{getpass.getuser()}@127.0.0.1:{server.port}{tmp_path}/bucket"
+        one = connect("one")
+        run(one, LARGE, 3)
+        assert jn.copy(one, url).results == 3
+        server.stop()
+        two = connect("two", also=url)
+        assert taken(two, LARGE, 3) == 0
+        assert "Unable to connect" in capsys.readouterr().err
+        server.start()
+        assert taken(two, LARGE, 3) == 3
+        assert define(LARGE).map(range(3)).result() == [bytes([n]) * 200_000 for n in range(3)]
+        assert (jn.copy(one, url).results, named(url)) == (0, (1, 3))
+    finally:
+        server.stop()
 
 
 # -- how many requests -------------------------------------------------------------------------------------------------
