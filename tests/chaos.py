@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import jug_notebook as jn
-from jug_notebook.model import Finished
+from jug_notebook.model import POISON, Finished
 from jug_notebook.session.verification import verify
 from jug_notebook.store import open_store
 from jug_notebook.store.signed import SignedReader, seal_of
@@ -67,6 +67,7 @@ class Report:
     stale: int = 0  #: declared wrong, and not computed again
     repeated: int = 0  #: runs more than there should have been
     explained: int = 0  #: runs that may have been cut short, or not yet stored, when somebody died, or were damaged
+    poisoned: int = 0  #: tasks that failed because we killed too many workers that had them
     undone: int = 0  #: results declared wrong of which the record of that was damaged
     notes: list[str] = field(default_factory=list)  #: what was repaired, and what is stale
     strange: list[str] = field(default_factory=list)  #: errors that aren't ours, and what no repair has mended
@@ -78,13 +79,15 @@ class Report:
         return (
             f"{self.store}, seed {self.seed}: {sum(self.faults.values())} faults ({faults}); {self.tasks} tasks, "
             f"{self.lost} lost, {self.wrong} wrong, {self.stale} stale (damage explains {self.undone}), "
+            f"{self.poisoned} in which {POISON} workers were killed, "
             f"{self.repeated} run again (deaths and damage explain {self.explained}){strange}{notes}"
         )
 
     @property
     def good(self) -> bool:
         """True if nothing was lost or wrong, and no more repeated than deaths and damage explain."""
-        fine = not (self.lost or self.wrong or self.strange)
+        kills = self.faults["killed worker"] + WORKERS * self.faults["killed supervisor"]
+        fine = not (self.lost or self.wrong or self.strange) and POISON * self.poisoned <= kills
         return fine and self.stale <= self.undone and self.repeated <= self.explained
 
 
@@ -194,7 +197,11 @@ class Chaos:
         keys = {task.key for task in chosen}
         self._finished -= keys  # what needs them holds again once they have the same value again
         self._finished = {key for key in self._finished if not keys & self._needs.get(key, set())}
-        self._session.invalidate(chosen)
+        try:
+            self._session.invalidate(chosen)
+        except jn.NoSuchTask:  # all records of one were damaged
+            self._run_cells()
+            self._session.invalidate(chosen)
         self._asked.update(keys)
 
     def _kernel_closed(self) -> None:
@@ -269,6 +276,8 @@ class Chaos:
                 except jn.TaskFailed as error:
                     if "SignatureError" in str(error) or "could not be loaded" in str(error):
                         thoroughly = True
+                    elif "workers died in it" in str(error):  # for we killed so many
+                        self.report.poisoned += self._session.retry(task)
                     else:
                         self.report.strange.append(str(error)[:500])
         if thoroughly:  # by workers that have read it anew

@@ -424,7 +424,8 @@ class EventLogStore(Store, ABC):
     def invalidate(self, keys: Sequence[Key], why: Why, user: str) -> list[Key]:
         with self._updated() as scheduler:
             for key in keys:
-                if scheduler.state(key) is None:
+                task = scheduler.tasks.peek(key)  # where its submission is damaged, its outcome may count again
+                if task is None or (task.state < 0 and not task.records):
                     raise NoSuchTask(f"no task {key[:12]} in {self.display_url}")
             event, lost = _invalidated(scheduler, keys, why, user, self._clock.now())
             if lost:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from jug_notebook import system
-from jug_notebook.errors import StoreError, StoreGone
+from jug_notebook.errors import NoSuchTask, StoreError, StoreGone
 from jug_notebook.model import Claimed, Event, Invalidated, Settled, State, Stop, Why
 from jug_notebook.store import exists, keyring, open_store
 from jug_notebook.store.file import FileStore, logs
@@ -349,6 +349,27 @@ def test_a_flip_in_a_header_hides_nothing_that_follows(folder: Path) -> None:
         log.write_bytes(damaged)
         lost = [name for name, there in zip(NAMES, known(folder), strict=True) if not there]
         assert lost in ([], ["t2"]), f"bit {bit}"  # a flip in the checksum costs nothing, where the MAC holds
+
+
+def test_a_task_of_which_the_submission_is_damaged_can_be_invalidated_and_its_value_never_counts_again(
+    folder: Path,
+) -> None:
+    log = written(folder)
+    store = opened(folder)
+    assert run_all(store) == len(NAMES)
+    store.close()
+    data = bytearray(log.read_bytes())
+    data[len(frames(log)[0]) // 2] ^= 1
+    log.write_bytes(data)
+    with named("its frame 0"):
+        store = opened(folder)
+        assert store.states(KEYS[:2]) == [None, State.FINISHED]
+    assert store.invalidate(KEYS[:2], Why.DIRECT, "ann") == KEYS[:2]
+    store.submit([task(NAMES[0])], HERE)
+    assert store.states(KEYS[:2]) == [State.READY, State.READY]
+    with pytest.raises(NoSuchTask):
+        store.invalidate([key("none")], Why.DIRECT, "ann")
+    store.close()
 
 
 def test_who_has_no_key_goes_by_the_checksum(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
