@@ -143,8 +143,7 @@ class FileStore(EventLogStore):
         self._next_scan = self._next_poll = 0.0
         self._pause = SLOW
         self._news = News(self._root / "news", clock)
-        self._next_whole = 0.0
-        self._next_check = 0.0
+        self._next_whole = self._next_check = 0.0
         self._checked: Stamp | None = None  # of store.json, when `renew` last read it
         self._claims = Claims(self._root, self._seal)
         self._heartbeats = Heartbeats(self._root, clock, lambda: self._seal)
@@ -217,15 +216,16 @@ class FileStore(EventLogStore):
 
     @_as_store_error
     def _poll(self) -> None:
+        now = self._clock.monotonic()
         try:
-            self._read_changes(self._clock.monotonic())
+            if not (self._serving and now < self._next_check) and self._root.moved():  # three requests to a server
+                self._check()
+            self._read_changes(now)
         except BaseException:
             self._next_whole = 0.0  # what was to be read is not known any more
             raise
 
     def _read_changes(self, now: float) -> None:
-        if self._root.moved():
-            self._check()
         changed = self._watcher.changed()
         if self._heartbeats.orders_changed() if changed is None else any(label == "orders" for label, _ in changed):
             self._scheduler.version += 1
