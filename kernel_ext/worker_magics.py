@@ -124,7 +124,7 @@ class WorkerMagics(Magics):
         slurm = _slurm(asked)
         session = self.main.session
         notify, after = (asked.notify, 0.0) if asked.notify else (self.main.notify, self.main.notify_after)
-        session.workers.notify(notify, after, asked.dry_run)
+        session.workers.notify(notify, after, asked.dry_run, _hosts(asked))
         if asked.dry_run:
             print(self._plan(session, asked, slurm))
             return

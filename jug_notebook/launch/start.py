@@ -109,15 +109,21 @@ def read_hosts(words: Iterable[str | Path] | str | Path, folder: Path) -> list[H
         return []
     from jug_notebook.launch import ssh
 
-    words = words.split(",") if isinstance(words, str) else [words] if isinstance(words, Path) else words
-    if not isinstance(words, Iterable):
-        raise LaunchError(f"hosts={words!r:.60}: give a list of hosts")
     found = []
-    for word in words:
+    for word in read_words(words):
         if not isinstance(word, str | Path):
             raise LaunchError(f"hosts: {word!r:.60} is not a host; give 'HOST', 'USER@HOST' or 'HOST:8'")
         found += ssh.hosts_in(folder / word.expanduser()) if isinstance(word, Path) else [ssh.host_of(word)]
     return found
+
+
+def read_words(words: Iterable[str | Path] | str | Path) -> list[str | Path]:
+    """Return the words that name hosts. Raises LaunchError."""
+    if isinstance(words, str | Path):
+        return [*words.split(",")] if isinstance(words, str) else [words]
+    if not isinstance(words, Iterable):
+        raise LaunchError(f"hosts={words!r:.60}: give a list of hosts")
+    return list(words)
 
 
 # -- what tasks import -------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -109,19 +110,27 @@ class Workers:
             max_tasks=max_tasks, max_time=max_time, memory_limit=memory_limit, keep_going=keep_going, gpus=gpus,
             resources=resources, env=env, patience=patience,
         )  # fmt: skip
-        self.notify(notify, notify_after, dry_run)
+        hosts = hosts if isinstance(hosts, Sequence) else start.read_words(hosts)  # they are read more than once
+        self.notify(notify, notify_after, dry_run, hosts)
         if dry_run:
             if on is not None:
                 raise LaunchError("dry_run can't look into an executor: leave 'on' out")
-            return self._no_crew(self.dry_run(workers, options, list(hosts), slurm))
+            return self._no_crew(self.dry_run(workers, options, hosts, slurm))
         if wait_for_workers is not None:
             self._results.wait_for_workers = system.not_negative("wait_for_workers", wait_for_workers)
         return self._start(workers, options, hosts, on, slurm, wait)
 
-    def notify(self, targets: str | Sequence[str], after: float = 0.0, dry_run: bool = False) -> None:
+    def notify(
+        self,
+        targets: str | Sequence[str],
+        after: float = 0.0,
+        dry_run: bool = False,
+        hosts: Iterable[str | Path] = (),
+    ) -> None:
         """Have supervisors report what comes of the tasks in this store; see `execute`. Raises LaunchError.
 
-        With ``dry_run`` the targets are only checked.
+        With ``dry_run`` the targets are only checked. Targets go to this host, and to ``hosts`` with what is started
+        there; a line to standard error names others whose workers run already.
         """
         from jug_notebook.worker import notices, notifier
 
@@ -133,6 +142,18 @@ class Workers:
             return
         self._targets.flush()
         notifier.ask(access.store, found, access.file, after)
+        if found and (others := self._elsewhere(hosts)):
+            print(
+                f"notify: workers that run on {', '.join(others)} can send nothing there, unless these hosts share "
+                "this home folder: if all others may end before them, name these hosts again, too",
+                file=sys.stderr,
+            )
+
+    def _elsewhere(self, hosts: Iterable[str | Path]) -> list[str]:
+        """Return the other hosts whose workers run already, but for these."""
+        named = {host.place for host in start.read_hosts(hosts, self._access.folder)}
+        there = [info for info, alive, _ in self._access.store.processes() if alive and info.kind == "supervisor"]
+        return sorted({info.where for info in there if info.host != system.host() and info.place not in named})
 
     def unreported(self) -> str:
         """Return, once, what workers that were killed were to notify of, in a line; "" where there is nothing."""

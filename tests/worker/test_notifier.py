@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import os
+import queue
 import random
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
+import jug_notebook as jn
 from jug_notebook import system
 from jug_notebook.clock import CLOCK
 from jug_notebook.errors import LaunchError
@@ -23,7 +28,7 @@ from jug_notebook.store.event_log import EventLogStore
 from jug_notebook.worker import notices, notifier
 from jug_notebook.worker.notices import Notice, NotSent, targets_in
 from tests.servers import Receiver
-from tests.workbench import Submitter, wait_until
+from tests.workbench import PATIENCE, Submitter, wait_until
 
 ROOT = Path(local.__file__).parents[2]
 SLOW = "import time\ndef f(x):\n    time.sleep(0.3)\n    return x\n"
@@ -94,6 +99,74 @@ def test_who_has_no_key_to_the_targets_finds_them_nowhere_in_the_store(tmp_path:
     for file in (tmp_path / "jugdata").rglob("*"):
         assert file.is_dir() or b"secret-token" not in file.read_bytes()
     store.close()
+
+
+def test_workers_that_run_elsewhere_and_do_not_know_the_target_are_named_with_the_way_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with closing(jn.connect(tmp_path / "jugdata", notebook=tmp_path / "n.ipynb")) as session:
+        elsewhere = [
+            msgspec.structs.replace(system.me("supervisor"), id=f"far{n}-7-abcdef", host=f"far{n}", place=place)
+            for n, place in enumerate(("ada", "bob", ""))
+        ]
+        for info in [*elsewhere, system.me("supervisor")]:
+            session.access.store.renew([info])
+        session.workers.notify("cmd:true secret-token", hosts=["ada"])
+        errors = capsys.readouterr().err
+        notices.forget(session.access.store.id)
+        assert errors.startswith("notify: workers that run on bob (far1), far2 can send nothing there, unless")
+        assert "secret-token" not in errors
+        session.workers.notify("cmd:true", dry_run=True)
+        session.workers.notify([])
+        assert capsys.readouterr().err == ""
+
+
+class Mailbox:
+    """What a mail server gets: of whom, for whom, and the message."""
+
+    def __init__(self) -> None:
+        self.got: queue.Queue[tuple[str, list[str], bytes]] = queue.Queue()
+
+    async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:
+        self.got.put((envelope.mail_from, envelope.rcpt_tos, envelope.content))
+        return "250 OK"
+
+
+def test_a_supervisor_sends_mail_to_a_server_that_asks_for_a_password(tmp_path: Path) -> None:
+    controller = pytest.importorskip("aiosmtpd.controller")
+    smtp = pytest.importorskip("aiosmtpd.smtp")
+    asked: list[tuple[bytes, bytes]] = []
+
+    def login(server: Any, session: Any, envelope: Any, mechanism: str, data: Any) -> Any:
+        asked.append((data.login, data.password))
+        return smtp.AuthResult(success=True)
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    mailbox = Mailbox()
+    server = controller.Controller(
+        mailbox, hostname="127.0.0.1", port=port, authenticator=login, auth_require_tls=False, auth_required=True
+    )
+    server.start()
+    store = open_store(f"file:{tmp_path / 'jugdata'}")
+    try:
+        target = f"mailto://ann:secret-word@127.0.0.1:{port}?mode=insecure&from=jug@here.example&to=ann@there.example"
+        tasks = Submitter(store, tmp_path)
+        notifier.ask(store, targets_in("env:MAIL", {"MAIL": target}), "/here/some.ipynb")
+        tasks.submit(SLOW, 1)
+        running = started(store)
+        sender, recipients, message = mailbox.got.get(timeout=PATIENCE)
+        ended(running)
+        logs = "".join(store.log(info.id) for info, _, _ in store.processes())
+    finally:
+        server.stop()
+        store.close()
+    assert (sender, recipients) == ("jug@here.example", ["ann@there.example"])
+    assert asked == [(b"ann", b"secret-word")]
+    assert b"jug_notebook: 1 done, " in b"".join(part.strip() for part in message.splitlines())
+    assert mailbox.got.empty()
+    assert "secret-word" not in logs
 
 
 def test_the_last_supervisor_that_ends_says_that_no_worker_is_left(
