@@ -15,7 +15,9 @@ from jug_notebook.render import plural
 from jug_notebook.session import Session
 from jug_notebook.worker import options_in
 from kernel_ext.display import label, outcome_text, tally
+from kernel_ext.frontend import is_kernel
 from kernel_ext.magics import JugMagics, await_first_worker
+from kernel_ext.notification import BROWSER, BrowserNotice
 from kernel_ext.options import TARGET, count, line_magic, option, options, read, resources, seconds
 
 PATIENCE = 4.0  #: seconds for which a cell waits for hosts to report; the status shows what comes later
@@ -30,6 +32,7 @@ class WorkerMagics(Magics):
     def __init__(self, shell: Any, main: JugMagics) -> None:
         super().__init__(shell)
         self.main = main
+        self._notice: BrowserNotice | None = None
         self._asked: dict[str, int] = {}  # the number of workers asked for, by the name of their crew
 
     @line_magic
@@ -70,8 +73,8 @@ class WorkerMagics(Magics):
     )  # fmt: skip
     @option(
         "--notify", action="append", default=[], metavar="T",
-        help="send a line there when all is done, or nothing can go on: a shell command, a URL, desktop; "
-        "repeatable. To keep a token out of sight: env:NAME, @FILE",
+        help="send a line there when all is done, or nothing can go on: a shell command, a URL, desktop, browser (for "
+        "as long as this page is open); repeatable. To keep a token out of sight: env:NAME, @FILE",
     )  # fmt: skip
     @option(
         "--python", metavar="P", help="the Python to run workers with: the same minor version, maybe other packages"
@@ -124,10 +127,11 @@ class WorkerMagics(Magics):
         slurm = _slurm(asked)
         session = self.main.session
         notify, after = (asked.notify, 0.0) if asked.notify else (self.main.notify, self.main.notify_after)
-        session.workers.notify(notify, after, asked.dry_run, _hosts(asked))
+        session.workers.notify([one for one in notify if one != BROWSER], after, asked.dry_run, _hosts(asked))
         if asked.dry_run:
             print(self._plan(session, asked, slurm))
             return
+        notice = self._in_browser(session, asked, after) if BROWSER in notify else None
         crew, lines = self._start(session, asked, elsewhere, slurm)
         if note := session.workers.headless_note():
             lines.append(note)
@@ -136,9 +140,23 @@ class WorkerMagics(Magics):
         else:
             await_first_worker(crew)
             self.main.picture(session, all=False, message=" · ".join(lines))
+        if notice is not None:
+            notice.ask()
+            self.main.live.until(notice)
         if asked.wait:
             session.barrier()
             print(outcome_text(session.status().counts))
+
+    def _in_browser(self, session: Session, asked: argparse.Namespace, after: float) -> BrowserNotice | None:
+        """Return what notifies in the browser, in place of the one before; None where there is none."""
+        if not is_kernel(self.shell):
+            if BROWSER in asked.notify:
+                raise UsageError("%jug_execute: --notify browser needs a notebook that is open in a browser")
+            return None
+        if self._notice is not None:
+            self._notice.end()
+        self._notice = BrowserNotice(session, after)
+        return self._notice
 
     def _start(
         self, session: Session, asked: argparse.Namespace, elsewhere: bool, slurm: dict[str, Any] | None

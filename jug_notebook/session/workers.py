@@ -110,8 +110,7 @@ class Workers:
             max_tasks=max_tasks, max_time=max_time, memory_limit=memory_limit, keep_going=keep_going, gpus=gpus,
             resources=resources, env=env, patience=patience,
         )  # fmt: skip
-        hosts = hosts if isinstance(hosts, Sequence) else start.read_words(hosts)  # they are read more than once
-        self.notify(notify, notify_after, dry_run, hosts)
+        self.notify(notify, notify_after, dry_run, hosts := start.read_words(hosts))
         if dry_run:
             if on is not None:
                 raise LaunchError("dry_run can't look into an executor: leave 'on' out")

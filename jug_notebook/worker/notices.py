@@ -110,6 +110,8 @@ def _check(target: str) -> None:
     """Raise LaunchError where nothing could be sent to a target from here."""
     if "\0" in target or "\n" in target:
         raise LaunchError("notify: a target is one line")
+    if target == "browser":
+        raise LaunchError("notify: 'browser' is the page of an open notebook: give it there, to %jug_execute --notify")
     if target == "desktop":
         if _desktop("") is None:
             raise LaunchError("notify: 'desktop' needs notify-send on this host; install libnotify-bin, or give a URL")

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
 from hashlib import blake2b
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -212,7 +212,7 @@ class Delivery:
             return None
 
     def _send(self, notice: Notice, rest: Rest, lease: Any, busy: bool) -> Rest | str:
-        kinds = self._kinds(rest)
+        kinds = kinds_of(self._store, self._seal, rest)
         text = message(rest, kinds, notice.path or self._store.display_url, busy)
         data = {
             "id": lease.key, "done": rest.done, "failed": len(rest.failed), "blocked": rest.blocked, "left": rest.left,
@@ -232,16 +232,58 @@ class Delivery:
         self._store.release([lease])  # another host may reach it
         return f"{wrong}; tried {plural(len(self._pauses) + 1, 'time')}"
 
-    def _kinds(self, rest: Rest) -> dict[str, int]:
-        """Return an error of each kind, with how many there are of that kind, from the most frequent."""
-        found: Counter[str] = Counter()
-        examples: dict[str, str] = {}
-        with suppress(JugError):
-            for outcome in SignedReader(self._store, self._seal).outcomes(rest.failed[:READ]):
-                if isinstance(outcome, Failed):
-                    error = outcome.error.partition("\n")[0]
-                    found[examples.setdefault(pattern(error), error)] += 1
-        return dict(found.most_common())
+
+def kinds_of(store: Store, seal: Seal, rest: Rest) -> dict[str, int]:
+    """Return an error of each kind, with how many there are of that kind, from the most frequent."""
+    found: Counter[str] = Counter()
+    examples: dict[str, str] = {}
+    with suppress(JugError):
+        for outcome in SignedReader(store, seal).outcomes(rest.failed[:READ]):
+            if isinstance(outcome, Failed):
+                error = outcome.error.partition("\n")[0]
+                found[examples.setdefault(pattern(error), error)] += 1
+    return dict(found.most_common())
+
+
+class Finding(NamedTuple):
+    """What an `Onlooker` has seen. ``text`` is empty where too little time has passed for it to be reported."""
+
+    id: str
+    text: str
+
+
+class Onlooker:
+    """Sees once, from a process that is no supervisor, that what is requested has ended, stands still or lacks workers.
+
+    What ended before counts as known, and so does work that took less than ``after`` seconds.
+    """
+
+    def __init__(self, store: Store, seal: Seal | None, python: str, where: str, after: float) -> None:
+        self._store, self._seal, self._python, self._where, self._after = store, seal, python, where, after
+        self._before = store.rest()
+        self._since: float | None = None  # when nothing ran any more
+        self._had = False  # workers, since this was made
+
+    def look(self, now: float, starting: bool) -> Finding | None:
+        """Return what came of it, once that is known. ``starting``: workers that the store doesn't know of yet."""
+        busy = not self._store.idle(None, self._python)
+        if busy and (starting or self._has_workers()):
+            self._had, self._since = True, None
+            return None
+        self._since = now if self._since is None else self._since
+        if now - self._since < QUIET:
+            return None
+        rest = self._store.rest(self._before.ended)
+        news = rest.id != self._before.id and bool(rest.done or rest.failed)
+        if not news and not (busy and self._had and rest.left):
+            return None
+        if rest.ended - rest.began < self._after:
+            return Finding(rest.id, "")
+        kinds = {} if self._seal is None else kinds_of(self._store, self._seal, rest)
+        return Finding(rest.id, message(rest, kinds, self._where, busy))
+
+    def _has_workers(self) -> bool:
+        return any(alive and info.kind == "supervisor" for info, alive, _ in self._store.processes())
 
 
 def name_of(store_id: str, target: str, rest: Rest, busy: bool) -> Key:

@@ -18,7 +18,7 @@ from jug_notebook.model import FunctionView, Snapshot
 from jug_notebook.model.views import Spread
 from jug_notebook.store import Store, open_store
 from kernel_ext.widgets import BLOCK, STYLE
-from tests.browser import KERNEL, NOTEBOOK, Lab, Tab, browser, missing
+from tests.browser import KERNEL, NOTEBOOK, PATIENCE, Lab, Tab, browser, missing
 
 CELLS = [
     "%load_ext jug_notebook\nimport jug_notebook as jn",
@@ -65,7 +65,7 @@ def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tab]:
             tab = Tab(lab, page, "story.ipynb")
             tab.open()
             yield tab
-            for gate in ("enough", "first", "second", "third"):
+            for gate in ("enough", "first", "second", "third", "fourth"):
                 touch(tab, gate)
             tab.await_status("idle")
             tab.run(len(CELLS) - 1)
@@ -285,6 +285,41 @@ def test_mean_time_and_time_left_are_seen_beside_long_names_on_pages_of_any_widt
             box = page.locator("th", has_text=head).bounding_box()
             assert box is not None
             assert box["x"] + box["width"] <= width + page.locator(".jug-panel").bounding_box()["x"]
+    finally:
+        page.close()
+
+
+NOTICES = """
+window.told = [];
+window.asked = 0;
+window.Notification = class extends window.Notification {
+  static requestPermission() { window.asked += 1; return super.requestPermission(); }
+  constructor(title, options) { super(title, options); window.told.push([title, options.body]); }
+};
+"""
+
+
+def test_the_browser_itself_asks_for_leave_and_notifies_once(tab: Tab) -> None:
+    start = "%jug_execute -n 1 --notify browser"
+    tab.lab.write("told.ipynb", [CELLS[0], CELLS[1], f"task = held('fourth', 7)\n{start}", start])
+    page = tab.page.context.new_page()
+    page.add_init_script(NOTICES)
+    told = Tab(tab.lab, page, "told.ipynb")
+    try:
+        told.open()
+        for cell in range(3):
+            told.run(cell)
+        page.wait_for_function("window.asked == 1")
+        page.context.grant_permissions(["notifications"], origin=tab.lab.url)
+        told.run(3)
+        touch(tab, "fourth")
+        page.wait_for_function("window.told.length == 1", timeout=2 * PATIENCE)
+        [[title, text]] = page.evaluate("window.told")
+        assert (title, text.partition(", ")[0]) == ("jug_notebook", "jug_notebook: 1 done")
+        assert text.endswith("/told.ipynb")
+        outputs = f"{NOTEBOOK}.content.widgets[3].model.outputs"
+        page.wait_for_function(f"!JSON.stringify({outputs}.toJSON()).includes('application/javascript')")
+        assert page.evaluate("window.told.length") == 1
     finally:
         page.close()
 

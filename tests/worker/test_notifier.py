@@ -280,6 +280,7 @@ def test_a_target_is_a_command_a_url_or_is_read_from_where_only_its_user_looks(t
         ("cmd: ", "there is no command after 'cmd:'"),
         ("no-such-token", "there is no such command here"),
         ("env:", "'env:' names nothing"),
+        ("browser", "'browser' is the page of an open notebook"),
         ("@", "'@' names nothing"),
     ],
 )
@@ -334,6 +335,27 @@ def test_what_came_of_the_work_is_one_line() -> None:
     assert line(stopped, {}) == "jug_notebook: stopped: 3 blocked by 1 failed, 2.0 s — n.ipynb"
     left = Rest("", 4, (), 0, 40, 1.0, 3.0)
     assert line(left, {}, True) == "jug_notebook: no workers are left: 40 still to run, 4 done, 2.0 s — n.ipynb"
+
+
+def test_an_onlooker_tells_once_what_came_of_what_was_requested_since(store: Store, tmp_path: Path) -> None:
+    tasks = Submitter(store, tmp_path)
+
+    def onlooker(after: float = 0.0) -> notifier.Onlooker:
+        return notifier.Onlooker(store, tasks.seal, system.python(), "n.ipynb", after)
+
+    known = onlooker()
+    assert [known.look(now, False) for now in (0.0, 100.0)] == [None, None], "nothing is requested"
+    tasks.submit(SLOW, 1)
+    assert [known.look(now, False) for now in (200.0, 300.0)] == [None, None], "no worker has been there"
+    waiting = onlooker()
+    assert [waiting.look(now, True) for now in (0.0, 100.0)] == [None, None], "workers are starting"
+    assert waiting.look(101.0, False) is None, "a cell may be about to make more tasks"
+    left = waiting.look(104.0, False)
+    assert left is not None
+    assert left.text == "jug_notebook: no workers are left: 1 still to run, 0 done — n.ipynb"
+    brief = onlooker(60.0)
+    assert [brief.look(now, now < 0) for now in (-1.0, 0.0)] == [None, None]
+    assert brief.look(9.0, False) == notifier.Finding(store.rest().id, "")
 
 
 def test_who_began_and_died_is_followed_by_another_and_what_is_done_stays_done(store: Store) -> None:
