@@ -143,10 +143,56 @@ def again_dask(folder: Path, scale: float) -> float:
         return spent
 
 
+def answer(folder: Path, scale: float) -> float:
+    """The slowest answer to an agent about an old task: of ten servers, each new to a new client and killed after."""
+    import asyncio
+
+    import jsonschema  # noqa: F401  # which a client loads, once, with its first answer
+    from peer_tasks import double
+
+    import jug_notebook as jn
+
+    session = jn.connect(url(folder))
+    with crew_of(session):
+        task = jn.task(double)(1)
+        assert task.result() == 2
+    session.close()
+    return max(asyncio.run(_answered(url(folder), task.key)) for _ in range(10))
+
+
+async def _answered(store: str, key: str) -> float:
+    import httpx2
+    from mcp import Client
+    from mcp.client.streamable_http import streamable_http_client
+
+    command = [sys.executable, "-m", "jug_notebook", "mcp", store, "--http", "0"]
+    token = "only for this benchmark"
+    server = subprocess.Popen(
+        command, env=os.environ | {"JUG_MCP_TOKEN": token}, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    try:
+        assert server.stdout is not None
+        address = server.stdout.readline().strip()
+        async with (
+            httpx2.AsyncClient(headers={"Authorization": f"Bearer {token}"}) as http,
+            Client(streamable_http_client(address, http_client=http)) as client,
+        ):
+            await client.list_tools()
+            began = time.perf_counter()
+            found = await client.call_tool("task", {"id": key})
+            spent = time.perf_counter() - began
+            assert found.structured_content["state"] == "finished"
+            return spent
+    finally:
+        server.kill()
+        server.wait()
+
+
 _STARTS = (("huey", "start_huey"), ("jug", "start_jug"), ("dask", "start_dask"))
 ROWS = (
     Row("execute → first result", "s", "less", "start", _STARTS, "≤ 0.15 s"),
     Row("supervisor ready → first task", "s", "less", "first_task", (), "≤ 0.03 s"),
     Row("killed worker's task running again", "s", "less", "again", (("dask", "again_dask"),), "≤ 0.02 s"),
+    Row("agent's new server → an old task's state", "s", "less", "answer", (), "≤ 0.2 s"),
     Row("execute → first result", "s", "less", "start", (("huey", "start_huey"),), "", "redis"),
 )
