@@ -40,10 +40,10 @@ def _adapt_scripts(module: Any) -> None:
     ok, stores = module.assert_python_ok, itertools.count()
 
     def assert_python_ok(*arguments: str, **variables: str) -> Any:
-        arguments = tuple(
-            one.replace("from concurrent.futures import Executor", SCRIPT.format(store=f"{sys.argv[1]}-{next(stores)}"))
-            for one in arguments
-        )
+        store = f"{sys.argv[1]}-{next(stores)}"
+        jn.Session(store).close()  # a new one is announced on stderr, which must stay empty
+        script = SCRIPT.format(store=store)
+        arguments = tuple(one.replace("from concurrent.futures import Executor", script) for one in arguments)
         return ok(*arguments, **variables, __isolated=False, PYTHONPATH=os.pathsep.join(sys.path))
 
     module.assert_python_ok = assert_python_ok
