@@ -57,7 +57,7 @@ class JugError(Exception):
 
         The line of a magic alone tells nothing, so its error is the message, in a line.
         """
-        users = frames.hide_ours(self)
+        users = frames.hide_ours(self, True)
         shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
         if shell is None or not users:
             return [f"{type(self).__name__}: {self}"]

@@ -83,14 +83,14 @@ def line_below(error: BaseException) -> tuple[str, int] | None:
     return (users[-1].tb_frame.f_code.co_filename, users[-1].tb_lineno) if users and _is_below(users[-1]) else None
 
 
-def hide_ours(error: BaseException) -> int:
+def hide_ours(error: BaseException, is_ours: bool = False) -> int:
     """Take our frames, and those of what we called, out of the tracebacks of an error and of its causes, in place;
-    of an error of ours also those of libraries, through which the user's code may have called it.
+    of an error that ``is_ours`` also those of libraries, through which the user's code may have called it.
 
     Return how many frames of the user are left in that of the error; 0 where the only one is the line of a magic that
     begins its cell.
     """
-    count, *_ = [_prune(one) for one in list(_causes(error))]
+    count, *_ = [_prune(one, is_ours and one is error) for one in list(_causes(error))]
     return count
 
 
@@ -132,7 +132,7 @@ def _runs_for_ipython(frame: FrameType) -> bool:
     return module in ("IPython", "ipykernel") and not is_users(frame.f_code.co_filename)
 
 
-def _prune(error: BaseException) -> int:
+def _prune(error: BaseException, is_ours: bool) -> int:
     kept: list[TracebackType] = []
     inside = by_magic = False  # of a call of ours; called by IPython for a magic
     for step in list(_steps(error.__traceback__)):
@@ -143,7 +143,7 @@ def _prune(error: BaseException) -> int:
         elif not inside or _is_users_frame(step):
             inside = False
             kept.append(step)
-    if inside:  # an error of ours: what led to it is the user's code
+    if inside or is_ours:
         kept = [step for step in kept if step is kept[0] or _is_users_frame(step)]
     following: TracebackType | None = None
     for step in reversed(kept):

@@ -12,8 +12,9 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from IPython.core.error import UsageError
 from IPython.core.magic import Magics, magics_class
@@ -21,11 +22,15 @@ from IPython.core.magic import Magics, magics_class
 from jug_notebook.errors import BadTask
 from jug_notebook.keys.cell_names import cell_names
 from jug_notebook.model import Key, State
-from jug_notebook.session import Session, key_check
+from jug_notebook.render.format import near, plural
+from jug_notebook.session import Session, key_check, switch
 from jug_notebook.task import cell as celltask
 from kernel_ext.frontend import cell_name
 from kernel_ext.magics import JugMagics
 from kernel_ext.options import line_magic, option, options, read, sign
+
+if TYPE_CHECKING:
+    from jug_notebook.compat.loading import Imported
 
 
 @magics_class
@@ -38,6 +43,8 @@ class ScriptMagics(Magics):
         super().__init__(shell)
         self.main = main
         main.cells_again = self.cells_again
+        #: the session and the tasks of each imported script, by its path and arguments
+        self._imported: dict[tuple[str, ...], tuple[Session, frozenset[Key]]] = {}
         self.cells: dict[str, tuple[int, str]] = {}  #: the number of the latest run and the text, by name
         history = getattr(getattr(shell, "history_manager", None), "input_hist_raw", ())
         for number, typed in enumerate(history):
@@ -66,8 +73,11 @@ class ScriptMagics(Magics):
         asked = read(self.jug_import, line)
         script = asked.jugfile
         if not Path(script).is_file():
-            raise UsageError(f"{sign(self.jug_import)}: no script at {script!r}")
-        imported = import_jugfile(script, asked.jugdir, asked.arguments, self.main.connect)
+            beside = (path.name for path in Path(script).parent.glob("*.py"))
+            raise UsageError(f"{sign(self.jug_import)}: no script at {script!r}{near(Path(script).name, beside)}")
+        # a store whose name comes from the script's is no slip
+        connect = self.main.connect if asked.jugdir else partial(self.main.connect, how=switch)
+        imported = import_jugfile(script, asked.jugdir, asked.arguments, connect)
         self.shell.user_ns.update(imported.names)
         names = ", ".join(imported.names) or "no names"
         states = [task.state for task in imported.tasks]
@@ -80,6 +90,17 @@ class ScriptMagics(Magics):
                 else "run these tasks, %jug_execute"
             )
             print(f"it stopped at a barrier; {run}, then import it again")
+        self._supersede((os.path.abspath(script), *asked.arguments), imported)
+
+    def _supersede(self, call: tuple[str, ...], imported: Imported) -> None:
+        """Cancel what an earlier import of the same script requested and this one, unless it stopped, doesn't."""
+        session, now = imported.session, {task.key for task in imported.tasks}
+        before, keys = self._imported.get(call, (session, frozenset()))
+        if imported.barrier or before is not session:
+            now |= keys
+        elif cancelled := session.submissions.withdraw(list(keys - now), session.access.origin()):
+            print(f"cancelled {plural(cancelled, 'pending task')} of the previous version")
+        self._imported[call] = session, frozenset(now)
 
     @line_magic
     @options()

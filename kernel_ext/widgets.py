@@ -42,6 +42,7 @@ STYLE = (
   .jug-panel td, .jug-panel th {padding-left: 2px !important; padding-right: 4px !important}
   .jug-panel td.l {max-width: 11em}
 }
+@media (max-width: 760px) {.jug-panel {padding-left: 6px; box-sizing: border-box}}  /* JupyterLab gives none then */
 @container (max-width: 640px) {.jug-panel table {font-size: 12px !important} .jug-panel td.l {max-width: 8em}}
 .jug-panel .jug-bar {margin-top: 10px; gap: 6px}
 .jug-panel .jug-bar button {margin: 0; height: 28px; line-height: 26px; padding: 0 12px; border-radius: 3px}

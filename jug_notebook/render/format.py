@@ -389,14 +389,15 @@ def _container(value: Any, width: int, depth: int) -> str:
     if depth == 0:
         return f"{left}…{right}"
     parts: list[str] = []
-    room = width
+    room = width - len(f"{left}, …{right}")
     for item in value:
-        if room <= 0 or len(parts) >= 8:
+        space = room if not parts or type(item) in _BRACKETS else width  # what holds items can be shortened
+        text = _within(item, space, depth)
+        if kind is dict:
+            text += ": " + _within(value[item], max(room - len(text) - 2, 12), depth)
+        if parts and (len(text) > room or len(parts) >= 8):  # whole items, and the first in any case
             parts.append("…")
             break
-        text = _within(item, room, depth)
-        if kind is dict:
-            text += ": " + _within(value[item], room, depth)
         parts.append(text)
         room -= len(text) + 2
     inside = ", ".join(parts) + ("," if kind is tuple and len(value) == 1 else "")

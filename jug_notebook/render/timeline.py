@@ -446,7 +446,7 @@ def _frame(rows: Sequence[Sequence[Lane]], axis: Axis, top: float, pitch: float)
     yield f'<path d="M{LEFT} {bottom:.1f}h{WIDTH:.0f}" stroke="currentColor" opacity=".5"/>'
     for at, label in axis.ticks(90.0):
         yield f'<path d="M{LEFT + at:.1f} {top:.1f}V{bottom + 4:.1f}" stroke="currentColor" opacity=".15"/>'
-        if at < WIDTH - 50:
+        if at < WIDTH - 6.5 * len(label):  # it ends where the axis does, at most
             yield f'<text x="{LEFT + at:.1f}" y="{bottom + 16:.1f}" {_FAINT}>{label}</text>'
     for at in axis.breaks:
         yield (

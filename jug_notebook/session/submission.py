@@ -433,7 +433,7 @@ class SubmissionQueue:
         gone = [key for key in self._store.requested(origin) if key not in self._made]
         if gone and origin.notebook in self._access.live_notebooks():
             return 0
-        return self._withdraw(gone, origin)
+        return self.withdraw(gone, origin)
 
     def _cancel_redefined(self) -> int:
         """Cancel what this process requested by previous definitions, also of functions that were not called now."""
@@ -453,9 +453,9 @@ class SubmissionQueue:
             return 0
         former = [version for version in self._requested if version[0] == name and version[1] != code.digest]
         outdated = [key for version in former for key in self._requested.pop(version)]
-        return self._withdraw(outdated, self._access.origin())
+        return self.withdraw(outdated, self._access.origin())
 
-    def _withdraw(self, keys: Sequence[Key], origin: Origin) -> int:
+    def withdraw(self, keys: Sequence[Key], origin: Origin) -> int:
         """Withdraw the requests for these tasks. Return how many of them that cancels.
 
         What is finished or has failed stays in the store, but no longer counts as this notebook's.

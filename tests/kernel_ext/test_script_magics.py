@@ -100,8 +100,22 @@ def test_a_jugfile_that_has_not_run_is_run_from_the_notebook(at: SessionProtocol
     assert "elsewhere" in at.kernel.run("jn.current().url").result, "tasks made after it go to its store, too"
 
 
+def test_a_script_that_is_imported_again_takes_the_place_of_what_it_was(at: SessionProtocol) -> None:
+    text = "from jug import TaskGenerator\n@TaskGenerator\ndef f(x):\n    return x\nmany = [f(n) for n in range({})]\n"
+    (at.folder / "jugfile.py").write_text(text.format(3))
+    first = at.kernel.run("%jug_import jugfile.py", "one").out
+    assert "3 tasks, 0 of them stored in file:jugfile.jugdata" in first
+    assert "made a new, empty store" not in first, "nobody has given its name"
+    (at.folder / "jugfile.py").write_text(text.format(2).replace("return x", "return -x"))
+    assert "cancelled 3 pending tasks of the previous version" in at.kernel.run("%jug_import jugfile.py", "other").out
+    at.kernel.run("%jug_execute --here")
+    assert at.kernel.run("print(jn.status().total, jn.result(many))").out == "2 [0, -1]\n"
+
+
 def test_what_is_no_script_or_does_not_load_is_told(at: SessionProtocol) -> None:
     assert "no script at 'absent.py'" in at.kernel.run("%jug_import absent.py").message
+    (at.folder / "jugfile.py").touch()
+    assert at.kernel.run("%jug_import jugfiel.py").message.endswith("at 'jugfiel.py'; did you mean jugfile.py?")
     (at.folder / "wrong.py").write_text("import jug\n1 / 0\n")
     assert at.kernel.run("%jug_import wrong.py").error == "ZeroDivisionError"
     assert "ends in .py" in at.kernel.run("%jug_export notes.txt").message

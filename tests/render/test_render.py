@@ -27,6 +27,7 @@ from jug_notebook.model import (
 )
 from jug_notebook.render.display import Status
 from jug_notebook.render.format import (
+    brief,
     clean,
     columns,
     describe_arguments,
@@ -722,3 +723,10 @@ def test_the_parts_of_a_status_show_as_tables_with_ended_workers_apart() -> None
         "no workers", "no tasks", "no failures",
     ]  # fmt: skip
     assert pickle.loads(pickle.dumps(status.workers)) == workers
+
+
+def test_a_container_in_short_holds_whole_items_and_is_not_cut_in_the_middle() -> None:
+    assert brief(["temperature", "density", "pressure", "velocity"]) == "['temperature', 'density', …]"
+    assert brief({"temperature": "density", "pressure": 1, "velocity": 2}) == "{'temperature': 'density', …}"
+    assert brief(["temperature", "density", "wind"]) == "['temperature', 'density', 'wind']"
+    assert brief(["a name that is longer than there is room", "density"]) == "['a name that is… is room', …]"

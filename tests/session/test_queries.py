@@ -69,6 +69,17 @@ def test_tasks_run_here_one_after_another_until_nothing_is_left(session, cell, c
     assert rows[2].outputs() == (("stdout", "loading 2\n"),)
 
 
+def test_of_a_function_the_current_tasks_are_listed_before_those_of_earlier_versions(session, cell):
+    for numbers in ([0, 1, 2], [2, 3]):  # the same cell, edited
+        session.begin_cell("one")
+        cell["load"].map(numbers)
+        session.end_cell()
+        session.run_here()
+    listing = jn.tasks("load")
+    assert [view.kept for view in listing.views] == [False, False, True, True]
+    assert {view.args_repr for view in listing.views[:2]} == {"n=2", "n=3"}
+
+
 @pytest.mark.parametrize("number", [2.5, 1.0, "4", 0, -1, True])
 def test_a_number_of_workers_is_a_whole_number_at_every_door(session, number):
     crew = Crew(open_store(session.url))
