@@ -41,10 +41,11 @@ class Folder:
     ``mode`` is that of the files made in it and below it: 0o600, or 0o660 where its group shares it.
     """
 
+    _fd = -1  # of the class, for `close` comes even if an interrupt leaves no time to set anything
+    _folders: weakref.WeakValueDictionary[str, Folder] | None = None
+
     def __init__(self, place: Path | str, parent: Folder | None = None) -> None:
         """``place``: the path of the folder, or its name in its parent."""
-        self._fd = -1
-        self._folders: weakref.WeakValueDictionary[str, Folder] | None = None
         self._name = str(place)
         self._parent = parent
         self._mode = 0o600

@@ -15,6 +15,8 @@ import pytest
 
 import jug_notebook as jn
 from jug_notebook.session import _use as use
+from jug_notebook.store.atomic import Folder
+from jug_notebook.store.file.watching import FileWatcher
 from tests.crews import working
 from tests.workbench import PATIENCE, cell, wait_until
 
@@ -208,3 +210,10 @@ def test_an_interrupt_at_any_line_loses_nothing(
     total = one_try(fresh(), tmp_path, VERBS[verb], 10**9)
     for at in range(1, total + 1, max(1, total // POINTS)):
         one_try(fresh(), tmp_path, VERBS[verb], at)
+
+
+@pytest.mark.parametrize("held", [Folder, FileWatcher])
+def test_what_an_interrupt_left_half_made_is_dropped_without_an_error(held: type[Folder | FileWatcher]) -> None:
+    half = held.__new__(held)  # as if Ctrl-C had come before the first line of __init__
+    half.__del__()
+    assert half._fd == -1

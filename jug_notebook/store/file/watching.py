@@ -61,9 +61,10 @@ _EVENT = struct.Struct("iIII")
 class FileWatcher:
     """Watches folders, each under a label, for changes given as an inotify mask."""
 
+    _fd = -1  # of the class, for `close` comes even if an interrupt leaves no time to set anything
+
     def __init__(self, folders: Mapping[str, tuple[Path, int]]) -> None:
         self._labels: dict[int, str] = {}
-        self._fd = -1
         try:
             libc = ctypes.CDLL(None, use_errno=True)
             self._fd = libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
