@@ -111,6 +111,7 @@ def test_workers_that_run_elsewhere_and_do_not_know_the_target_are_named_with_th
         ]
         for info in [*elsewhere, system.me("supervisor")]:
             session.access.store.renew([info])
+        capsys.readouterr()
         session.workers.notify("cmd:true secret-token", hosts=["ada"])
         errors = capsys.readouterr().err
         notices.forget(session.access.store.id)
@@ -270,7 +271,7 @@ def test_a_target_is_a_command_a_url_or_is_read_from_where_only_its_user_looks(t
     ("given", "message"),
     [
         (3, "int is not a target"),
-        ([""], "a target is a text"),
+        ([""], "a target is a string"),
         ("env:NOT_THERE", "NOT_THERE is not set"),
         ("@/no/such/file", "can't be read: No such file"),
         ("https:///token", "is not a URL"),
