@@ -7,6 +7,7 @@ not possible.
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import sys
 import warnings
@@ -18,6 +19,7 @@ from jug_notebook.errors import JugError
 def main(argv: list[str] | None = None) -> int:
     """Run one command and return its exit status."""
     warnings.formatwarning = _in_one_line
+    collecting = gc.isenabled()
     try:
         if "_ARGCOMPLETE" in os.environ:
             from jug_notebook.cli.completion import complete
@@ -33,6 +35,9 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # as in `jug-notebook status | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    finally:
+        if collecting:  # commands that end soon turn it off
+            gc.enable()
 
 
 def _in_one_line(

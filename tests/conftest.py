@@ -23,6 +23,8 @@ resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_N
 
 #: files that take long come first, the longest of them before the others: at the end, no process is busy alone
 LONGEST = """
+    session/test_interrupts store/test_closed_doors store/test_mirror store/test_compaction store/test_full_disk
+    store/test_random_programs
     worker/test_limits worker/test_supervisor cli/test_command_line cli/test_mcp launch/test_executor
     futures/test_libraries futures/test_executor kernel_ext/test_who_requests compat/test_jugfile_commands
     worker/test_notifier worker/test_resources launch/test_many_hosts launch/test_hosts_in_a_notebook cli/test_shells

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import linecache
 import threading
 import time
@@ -544,6 +545,7 @@ def test_the_shell_counts_cleans_packs_and_copies(tmp_path, monkeypatch, capsys)
     assert main(["pack", "there"]) == 0
     assert capsys.readouterr().out.startswith("file:there ")
     assert main(["status", "there", "--short"]) == 1
+    assert gc.isenabled(), "whoever calls it goes on"
     assert main(["copy", "nowhere", "there"]) == 2
     assert "no store at 'nowhere'" in capsys.readouterr().err
 
