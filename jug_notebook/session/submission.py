@@ -122,8 +122,8 @@ class SubmissionQueue:
 
     def _pin(self, function: TaskFunction) -> FunctionVersion:
         code = self._code(function)
-        version = self._versions[function] = self.version_now(function, code)
         self._first_calls[function] = frames.place(self.label_of)
+        version = self._versions[function] = self.version_now(function, code)
         self._outdated += self._cancel_outdated(function, code)
         return version
 
@@ -138,8 +138,8 @@ class SubmissionQueue:
             encoded = msgspec.msgpack.encode(_template(function, code, address, self._runner, loggers))
             rest = function.priority, function.nout, code.parts, with_limits(function.resources, function.limit)
             version = FunctionVersion(function.name, function, code.digest, encoded, *rest)
+            self._bundles[version] = addresses_in(data) | {address}, now  # first: Ctrl-C may come between
             self._last[function] = version
-            self._bundles[version] = addresses_in(data) | {address}, now
         return version
 
     def bundles(self) -> set[Address]:

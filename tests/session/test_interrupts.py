@@ -15,6 +15,7 @@ import pytest
 
 import jug_notebook as jn
 from jug_notebook.session import _use as use
+from jug_notebook.session import submission
 from jug_notebook.store.atomic import Folder
 from jug_notebook.store.file.watching import FileWatcher
 from tests.crews import working
@@ -26,15 +27,15 @@ COUNT = 12  #: tasks
 
 
 @contextmanager
-def interrupted(at: int) -> Iterator[list[int]]:
-    """Within, the line of our code with that number, as this thread runs them, raises KeyboardInterrupt.
+def interrupted(at: int, files: str | tuple[str, ...] = PACKAGE) -> Iterator[list[int]]:
+    """Within, the line of our code (of ``files``) with that number, as this thread runs them, raises KeyboardInterrupt.
 
     Yields a list of how many lines ran.
     """
     lines = [0]
 
     def called(frame: FrameType, event: str, argument: Any) -> Any:
-        return line if frame.f_code.co_filename.startswith(PACKAGE) else None
+        return line if frame.f_code.co_filename.startswith(files) else None
 
     def line(frame: FrameType, event: str, argument: Any) -> Any:
         text = linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()
@@ -217,3 +218,13 @@ def test_what_an_interrupt_left_half_made_is_dropped_without_an_error(held: type
     half = held.__new__(held)  # as if Ctrl-C had come before the first line of __init__
     half.__del__()
     assert half._fd == -1
+
+
+def test_a_first_call_that_was_interrupted_at_any_line_can_be_made_again(tmp_path: Path) -> None:
+    with closing(jn.connect(f"file:{tmp_path}/jugdata", notebook=tmp_path / "study.ipynb")):
+        for at in range(1, 41):
+            call = jn.task(cell(f"def call{at}(x): return x", f"call{at}"))
+            with interrupted(at, submission.__file__) as lines, suppress(KeyboardInterrupt):
+                call(1)
+            assert lines == [at], "it was interrupted"
+            assert call(1).name == f"call{at}", f"line {at}"
