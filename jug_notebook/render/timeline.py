@@ -468,12 +468,20 @@ def _bar(span: Span, axis: Axis, y: float, tall: float, colours: dict[str, str])
     )
 
 
+def _some(spans: list[Span]) -> list[Span]:
+    return spans[:: max(1, -(-len(spans) // MARKS))]
+
+
 def _marks(figure: Figure, axis: Axis, where: dict[int, float], tall: float) -> Iterator[str]:
-    """Yield a mark for each failure and death, at its end, and for each attempt that was taken over, at its start."""
-    marked = [span for span in figure.spans if span.state is State.FAILED or span.taken_over]
+    """Yield a mark for each failure and death, at its end, and for each attempt that was taken over, at its start.
+
+    Where there are too many, some from all of the time.
+    """
+    marked = _some([span for span in figure.spans if span.state is State.FAILED and not (span.died or span.taken_over)])
+    marked += _some([span for span in figure.spans if span.died or span.taken_over])
     colour = STATE_STYLES[State.FAILED].colour
     half = min(4.0, tall / 2)
-    for span in marked[:MARKS]:
+    for span in marked:
         y = where[id(span)]
         if span.taken_over:
             x = LEFT + axis.place(span.started)

@@ -113,6 +113,17 @@ def test_a_hundred_thousand_runs_take_less_than_a_megabyte() -> None:
     assert max(map(len, timeline_text(picture).splitlines()[4:])) < 140
 
 
+def test_where_too_many_failed_to_be_marked_the_marks_are_from_all_of_the_time_and_deaths_are_among_them() -> None:
+    spans = [span("a", 2 * at, 1, key=str(at), state=State.FAILED) for at in range(2_000)]
+    spans.append(span("b", 3_999, 1, state=State.FAILED, died=True))
+    svg = timeline_svg(timeline(*spans), alone=True)
+    assert svg.count("the worker died") == 1
+    marks = [float(x) for x in re.findall(r'd="M([\d.]+) [\d.]+v[\d.]+"', svg)]
+    assert 200 <= len(marks) <= 400
+    assert min(marks) < 130 + WIDTH / 100
+    assert max(marks) > 130 + WIDTH * 0.99
+
+
 def test_nothing_has_run_yet() -> None:
     assert timeline_text(Timeline()) == "no task has run yet"
     ElementTree.fromstring(timeline_svg(Timeline()))
