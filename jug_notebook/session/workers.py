@@ -75,23 +75,24 @@ class Workers:
         It doesn't wait for them, except with ``wait``: until this notebook's tasks are done.
 
         ``workers``: how many to have on each host (default: one per core); asking again starts no duplicates.
-        ``target``: run only these tasks and what they need; ``not_target``: all but these. ``max_tasks``: per worker;
-        ``max_time``: seconds for all; ``memory_limit``: bytes per task. ``idle_timeout``: seconds after which workers
-        end if they have nothing to do. ``keep_attached``: keep them while a session is open (default: yes, except
-        ``on`` an executor or with ``slurm``, where idle workers may cost money). ``wait_for_workers``: how many
-        seconds, from now on, to wait for results while no worker is running, as a queue may start them late. ``gpus``:
-        ids of the GPUs that tasks may use, "0,1" (default: all that are found); ``resources``: what else a host has,
-        {"license": 2}, or less "mem"; tasks that need more than is free wait. ``env``: environment variables for
-        workers, {"OMP_NUM_THREADS": "4"}; everyone on the host can read them. ``patience``: how many seconds to wait
-        for the store's server when it is away. ``notify``: where to send a line when everything that was requested has
-        ended, when nothing can go on, or when no worker is left: a shell command, a URL, "desktop", "env:NAME",
-        "@FILE"; nothing is sent for work that took less than ``notify_after`` seconds. ``keep_going=False``: once a
-        task has failed for good, the workers of its host end after their current tasks. ``hosts``: reached by ssh, each
-        "host", "user@host", "user@host:8", or a Path of a file with one per line. ``python``, ``setup``,
-        ``remote_dir``: there, the Python to run, shell commands to run first, and the folder that stands for this
-        notebook's ("/there") or for another ("/here=/there"). ``on``: an object with ``submit``: a Dask client, an
-        executor (also submitit's), an ipyparallel view. Security: this gives those who run it permission to run code as
-        you, and the reverse. ``slurm``: as jobs of one worker each, a dict: see `jug_notebook.launch.slurm.Settings`.
+        ``target``: run only these tasks and what they need; ``not_target``: all but these.
+        ``max_tasks``: per worker; ``max_time``: seconds for all; ``memory_limit``: bytes per task.
+        ``idle_timeout``: seconds after which workers end if they have nothing to do. ``keep_attached``: keep them while
+        a session is open (default: yes, except ``on`` an executor or with ``slurm``, where idle ones may cost money).
+        ``wait_for_workers``: how many seconds, from now on, to wait for results while no worker is running.
+        ``gpus``: ids of the GPUs that tasks may use, "0,1" (default: all that are found); ``resources``: what else a
+        host has, {"license": 2}, or less "mem"; tasks that need more than is free wait.
+        ``env``: environment variables for workers, {"OMP_NUM_THREADS": "4"}; everyone on the host can read them.
+        ``patience``: how many seconds to wait for the store's server when it is away.
+        ``notify``: where to send a line when everything that was requested has ended, when nothing can go on, or when
+        no worker is left: a shell command, a URL, "desktop", "env:NAME", "@FILE"; not for work of less than
+        ``notify_after`` seconds. ``keep_going=False``: once a task has failed for good, workers end after their tasks.
+        ``hosts``: reached by ssh, each "host", "user@host", "user@host:8", or a Path of a file with one per line.
+        ``python``, ``setup``, ``remote_dir``: there, the Python to run, shell commands to run first, and the folder
+        that stands for this notebook's ("/there") or for another ("/here=/there").
+        ``on``: an object with ``submit``: a Dask client, an executor (also submitit's), an ipyparallel view. Security:
+        this gives those who run it permission to run code as you, and the reverse.
+        ``slurm``: as jobs of one worker each, a dict: see `jug_notebook.launch.slurm.Settings`.
         ``dry_run``: start nothing; the crew's ``plan`` and text say what would run. ``here``: work in this process.
 
         Raises LaunchError; failures on other hosts are in `Crew.failures`.
