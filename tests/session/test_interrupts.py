@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from types import FrameType
+from types import FrameType, ModuleType
 from typing import Any
 
 import pytest
@@ -16,10 +16,13 @@ import pytest
 import jug_notebook as jn
 from jug_notebook.session import _use as use
 from jug_notebook.session import submission
+from jug_notebook.store import open_store
 from jug_notebook.store.atomic import Folder
+from jug_notebook.store.file import journal
 from jug_notebook.store.file.watching import FileWatcher
+from jug_notebook.store.redis import log
 from tests.crews import working
-from tests.workbench import PATIENCE, cell, wait_until
+from tests.workbench import PATIENCE, Submitter, cell, wait_until
 
 PACKAGE = str(Path(jn.__file__).parent), str(Path(jn.__file__).parents[1] / "kernel_ext")
 POINTS = 6  #: lines at which each verb is interrupted, in each store
@@ -211,6 +214,28 @@ def test_an_interrupt_at_any_line_loses_nothing(
     total = one_try(fresh(), tmp_path, VERBS[verb], 10**9)
     for at in range(1, total + 1, max(1, total // POINTS)):
         one_try(fresh(), tmp_path, VERBS[verb], at)
+
+
+@pytest.mark.parametrize("written_by", [journal, log], ids=["file", "redis"])
+def test_a_log_that_is_closed_after_an_interrupt_is_whole(
+    written_by: ModuleType, tmp_path: Path, request: pytest.FixtureRequest, recwarn: pytest.WarningsRecorder
+) -> None:
+    def submit_and_close(line: int) -> int:
+        on_redis = written_by is log
+        url = request.getfixturevalue("redis_server").url() if on_redis else f"file:{tmp_path}/{line}"
+        with closing(open_store(url)) as store, suppress(KeyboardInterrupt):
+            tasks = Submitter(store, tmp_path)
+            before = tasks.submit("def f(x): return x", "before")
+            with interrupted(line, str(written_by.__file__)) as lines:
+                tasks.submit("def f(x): return x", "interrupted")
+        with closing(open_store(url)) as store:
+            assert store.snapshot().notes == (), line
+            assert store.states([before]) == [jn.State.READY]
+        return lines[0]
+
+    for line in range(1, submit_and_close(10**9) + 1):
+        submit_and_close(line)
+    assert [str(one.message) for one in recwarn] == []
 
 
 @pytest.mark.parametrize("held", [Folder, FileWatcher])

@@ -511,6 +511,8 @@ class FileStore(EventLogStore):
     def close(self) -> None:
         with self._lock:
             with suppress(StoreGone):
+                if self.in_doubt:  # an interrupt may have left half of an event: nothing follows that
+                    self._writer.start_anew()
                 self._extents.leave(self._writer.close(self._logs.extents()))
             self._watcher.close()
             self._logs.shut()

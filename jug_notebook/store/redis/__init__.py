@@ -217,8 +217,9 @@ class RedisStore(EventLogStore):
             finally:
                 self._apply()
                 self._scheduler.apply_all(())  # there may have been no more
-        self._extents.expect(self._log.reader.read_by_writers)
-        self._extents.check(self._clock.monotonic(), self._log.reader.extent, lambda name: 0.0, self._exchange)
+        if not self._log.stale:  # else not all was read
+            self._extents.expect(self._log.reader.read_by_writers)
+            self._extents.check(self._clock.monotonic(), self._log.reader.extent, lambda name: 0.0, self._exchange)
 
     def _read(self, places: Sequence[Place]) -> list[bytes]:
         fetched = self._fetched
@@ -486,7 +487,9 @@ class RedisStore(EventLogStore):
     def close(self) -> None:
         try:
             with self._lock, suppress(StoreGone, Unreachable):
-                if self._log.unsent or self._log.uncounted:
+                if self.in_doubt:  # an interrupt may have left half of an event: nothing follows that
+                    self._rewind()
+                elif self._log.unsent or self._log.uncounted:
                     self._poll()
                     self._leave_counts()
             with self._lock, suppress(StoreError), self._connection.impatiently():
