@@ -62,6 +62,9 @@ class Shell(InteractiveShell):
     def init_sys_modules(self) -> None:
         """``__main__`` stays what it was."""
 
+    def init_virtualenv(self) -> None:
+        """Packages come from where the worker has its own, whatever environment the terminal had activated."""
+
     def init_traceback_handlers(self, custom_exceptions: Any) -> None:
         super().init_traceback_handlers(custom_exceptions)
         sys.excepthook = sys.__excepthook__

@@ -211,6 +211,7 @@ def test_the_command_has_a_line_of_progress_on_a_terminal_only_and_a_status(
     url: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with Run(url) as run:
+        capsys.readouterr()
         assert command_line.main(["doctor", url, "--verify"]) == 0
         out, err = capsys.readouterr()
         assert out.endswith("nothing is damaged\n")

@@ -616,7 +616,9 @@ def test_a_mirror_in_which_all_is_damaged_is_told_of_in_a_few_lines(connect, tmp
     jn.copy(one, f"file://{tmp_path}/bucket")
     [pack] = files(tmp_path / "bucket", "packs")
     pack.write_bytes(bytes(pack.stat().st_size))
-    assert taken(connect("two", also=f"file://{tmp_path}/bucket"), SQUARE, 100) == 0
+    two = connect("two", also=f"file://{tmp_path}/bucket")
+    capsys.readouterr()
+    assert taken(two, SQUARE, 100) == 0
     said = capsys.readouterr().err.splitlines()
     assert len(said) == mirror.NAMED + 1
     assert said[-1].endswith("more is damaged than is named here, and left out")
@@ -754,6 +756,7 @@ def test_what_can_be_no_mirror_is_refused_in_a_line_with_the_way_out(connect, tm
 def test_a_copy_to_where_nobody_could_ever_read_it_is_refused(connect, tmp_path, capsys, target):
     one = connect("one")
     run(one, SQUARE, 1)
+    capsys.readouterr()
     assert main(["copy", str(tmp_path / "one"), target]) == 2
     assert capsys.readouterr().err.count("\n") == 1
 
@@ -819,6 +822,7 @@ def web(tmp_path: Path) -> Iterator[str]:
 
 def test_a_mirror_is_read_from_a_web_server_that_lists_no_folder_and_knows_no_parts(web, poisoned, connect, capsys):
     two = connect("two", also=web)
+    capsys.readouterr()
     assert taken(two, LARGE, 5) == 5
     assert define(LARGE).map(range(5)).result() == [bytes([n]) * 200_000 for n in range(5)]
     assert capsys.readouterr().err == ""

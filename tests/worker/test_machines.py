@@ -17,7 +17,7 @@ from jug_notebook import system
 from jug_notebook.clock import CLOCK
 from jug_notebook.model import LEASE
 from jug_notebook.store import Store, open_store
-from jug_notebook.worker.status import first_of_crew
+from jug_notebook.worker.crew import first_of_crew
 from tests.servers import Server
 from tests.workbench import PATIENCE
 

@@ -154,6 +154,7 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[jn.Session]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("settings")))
         patch.setenv("MPLBACKEND", "module://matplotlib_inline.backend_inline")  # as a kernel has it
+        patch.setenv("VIRTUAL_ENV", str(tmp_path_factory.mktemp("another")))  # active in the terminal, but not ours
         session = jn.connect(tmp_path_factory.mktemp("work") / "jugdata")
         crew = jn.execute(1)
         yield session

@@ -77,9 +77,15 @@ def open(rest: str, clock: Clock) -> FileStore:
 
 
 def exists(rest: str) -> bool:
-    """Return True if that folder is a store, or only lacks its store.json, which `open` restores."""
+    """Return True if that folder is a store, or only lacks its store.json, which `open` restores.
+
+    One that may not be looked into counts as a store: `open` says why it can't be used.
+    """
     folder = Path(rest).expanduser()
-    if (folder / "store.json").is_file():
+    try:
+        if (folder / "store.json").is_file():
+            return True
+    except PermissionError:
         return True
     with Folder(folder) as root, suppress(OSError):
         return bool(first_frames(root))
