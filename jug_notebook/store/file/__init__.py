@@ -520,10 +520,8 @@ class FileStore(EventLogStore):
                 if self.in_doubt:  # an interrupt may have left half of an event: nothing follows that
                     self._writer.start_anew()
                 self._extents.leave(self._writer.close(self._logs.extents()))
-            self._watcher.close()
-            self._logs.shut()
-            self._claims.close()
-            self._root.close()
+            for close in (self._watcher.close, self._logs.shut, self._claims.close, self._root.close):
+                close()
 
 
 def _is_quiet(store: FileStore) -> bool:
