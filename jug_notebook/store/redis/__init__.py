@@ -486,10 +486,8 @@ class RedisStore(EventLogStore):
 
     def close(self) -> None:
         try:
-            with self._lock, suppress(StoreGone, Unreachable):
-                if self.in_doubt:  # an interrupt may have left half of an event: nothing follows that
-                    self._rewind()
-                elif self._log.unsent or self._log.uncounted:
+            with suppress(StoreGone, Unreachable), self._step():  # after an interrupt nothing follows half an event
+                if self._log.unsent or self._log.uncounted:
                     self._poll()
                     self._leave_counts()
             with self._lock, suppress(StoreError), self._connection.impatiently():
