@@ -112,9 +112,8 @@ class RedisStore(EventLogStore):
         self.scratch = RedisScratch(self._connection)
         self._fetched: dict[Place, bytes] = {}  # bodies that came with a claim
         self._doubtful: list[tuple[WorkerId, Offer]] = []  # claims whose reply was lost
-        self._next_check = 0.0
         self._processes = Processes(self._connection, lambda: self._log.seal)
-        self._looked = threading.local()  # when each thread last looked at the version
+        self._looked, self._next_check = threading.local(), 0.0  # when each thread last looked at the version
         self._pictures: dict[Scope, Snapshot] = {}  # the latest, to have one while the server is away
 
     def __repr__(self) -> str:
