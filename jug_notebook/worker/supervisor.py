@@ -52,7 +52,7 @@ from jug_notebook.worker.status import (
     settled_death,
 )
 from jug_notebook.worker.strays import GRACE, Strays
-from jug_notebook.worker.usage import MAXRSS, memory_of, memory_of_group
+from jug_notebook.worker.usage import MAXRSS, give_back_memory, memory_of, memory_of_group
 
 TICK = 0.1  #: seconds between two looks at the workers
 MAX_STARTUP_CRASHES = 5  #: workers in a row that died before their first task: something is wrong with this host
@@ -264,6 +264,7 @@ class Supervisor:
                 idle_since = now
             elif now >= next_idle and not self._ending:
                 next_idle = now + min(2.0, self.options.idle_timeout / 4)
+                give_back_memory()
                 if not self._is_idle():
                     idle_since = now
                 elif now - idle_since >= self.options.idle_timeout:
