@@ -156,13 +156,16 @@ def shares(rows: Sequence[Lane], drawn: Sequence[tuple[float, float]]) -> Shares
 
 
 def critical(timeline: Timeline, since: float = 0.0) -> list[Span]:
-    """Return the runs of the critical path that began after ``since``."""
-    path = set(timeline.critical)
-    last: dict[Key, Span] = {}
+    """Return the runs of the critical path that began after ``since``: the attempts of each task, once it could run."""
+    attempts: dict[Key, list[Span]] = {key: [] for key in timeline.critical}
     for span in timeline.spans:
-        if span.key in path and (span.key not in last or span.ended >= last[span.key].ended):
-            last[span.key] = span
-    return [last[key] for key in timeline.critical if key in last and last[key].started >= since]
+        if span.key in attempts and span.started >= since:
+            attempts[span.key].append(span)
+    path: list[Span] = []
+    for spans in attempts.values():
+        before = path[-1].ended if path else 0.0
+        path += [span for span in spans if span.started >= before] or spans[-1:]
+    return path
 
 
 def summary_lines(figure: Figure) -> list[str]:
@@ -199,14 +202,17 @@ def summary_lines(figure: Figure) -> list[str]:
 
 
 def _path_line(path: Sequence[Span]) -> Iterator[str]:
-    if len(path) < 2:
+    last = {span.key: span for span in path}
+    if len(last) < 2:
         return
     took, running = path[-1].ended - path[0].started, sum(span.duration for span in path)
+    earlier = [span for span in path if last[span.key] is not span]
+    repeated = f" and {duration(sum(span.duration for span in earlier))} in {plural(len(earlier), 'lost attempt')}"
     names = list(dict.fromkeys(span.name for span in path))
     chain = " → ".join([*names[:PATH], "…"] if len(names) > PATH else names)
     yield (
-        f"critical path: {plural(len(path))}, {duration(took)}, of which {duration(max(0.0, took - running))} "
-        f"between them: {chain}"
+        f"critical path: {plural(len(last))}, {duration(took)}, of which {duration(max(0.0, took - running))} "
+        f"between them{repeated if earlier else ''}: {chain}"
     )
 
 

@@ -95,6 +95,19 @@ def test_the_summary_names_failures_deaths_and_the_critical_path() -> None:
     assert "!" in text.splitlines()[5]
 
 
+def test_the_critical_path_has_attempts_that_were_lost_on_it() -> None:
+    picture = timeline(
+        span("a", 0, 4, "load", "k1"),
+        span("b", 2, 1, "fit", "k2", State.FAILED),  # of a round before, when nobody waited for it
+        span("a", 5, 2, "fit", "k2", State.FAILED, died=True),
+        span("b", 8, 3, "fit", "k2", taken_over=True),
+        critical=("k1", "k2"),
+    )
+    assert [one.started - AT for one in Figure(picture).critical] == [0, 5, 8]
+    path = summary_lines(Figure(picture))[2]
+    assert path == "critical path: 2 tasks, 11 s, of which 2.0 s between them and 2.0 s in 1 lost attempt: load → fit"
+
+
 def test_a_hundred_thousand_runs_take_less_than_a_megabyte() -> None:
     spans = [
         span(f"host{lane % 9}", 3 * turn + lane / 100, 2.9, f"f{(lane + turn) % 30}", f"{lane:04x}{turn:04x}")
