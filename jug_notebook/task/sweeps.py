@@ -14,15 +14,21 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Sized
 from contextlib import suppress
 from itertools import islice, product
+from os import PathLike, fspath
+from pathlib import PurePath
 from typing import Any, NamedTuple, TypeVar
 
 from jug_notebook.errors import BadTask, NoSuchTask
 from jug_notebook.model import State
 from jug_notebook.render.format import describe_arguments
+from jug_notebook.task.files import File
 from jug_notebook.task.handles import Call, Handle, briefly
 
 _PLAIN = frozenset({int, float, bool, complex, type(None)})
-_KEPT = (str, bytes, enum.Enum, datetime.date, datetime.time, datetime.timedelta, decimal.Decimal, fractions.Fraction)
+_KEPT = (
+    str, bytes, PurePath, enum.Enum, datetime.date, datetime.time, datetime.timedelta, decimal.Decimal,
+    fractions.Fraction,
+)  # fmt: skip
 _NUMBERS = frozenset({int, float, bool, complex})
 _SIMPLE = _PLAIN | {str}
 _EXACT = 2**53  #: up to this, each whole number is a float
@@ -64,6 +70,8 @@ def in_short(values: Iterable[Any]) -> tuple[Any, ...]:
 
 
 def _small(value: Any) -> Any:
+    if isinstance(value, File):
+        value = value.path  # which the function gets
     if isinstance(value, _KEPT) and (not isinstance(value, str | bytes) or len(value) <= _LONGEST):
         return value
     if isinstance(value, int | float | complex):
@@ -133,7 +141,13 @@ def _decided(name: str, test: Callable[[Any], bool]) -> Callable[[Any], bool]:
     return decide
 
 
+def _plain_path(value: Any) -> Any:
+    return fspath(value) if isinstance(value, PathLike) else value
+
+
 def _same(value: Any, wanted: Any) -> bool:
+    if isinstance(value, PurePath) or isinstance(wanted, PathLike):
+        return bool(_plain_path(value) == _plain_path(wanted))
     return value is wanted or bool(value == wanted) or (value != value and wanted != wanted)
 
 

@@ -47,6 +47,20 @@ def test_a_grid_a_map_and_a_starmap_remember_their_parameters(session):
     assert f(np.zeros(1000)).arguments["a"].startswith("<ndarray float64 (1000,)")
 
 
+@pytest.mark.filterwarnings("ignore::jug_notebook.OnlyAPath")
+@pytest.mark.parametrize("given", [Path, jn.file], ids=["path", "file"])
+def test_files_are_parameters_by_their_paths(session, tmp_path, given):
+    paths = [tmp_path / f"{name}.csv" for name in "ab"]
+    for path in paths:
+        path.write_text(path.stem)
+    tasks = task("def f(path, n): return n").grid(path=map(given, paths), n=[1, 2])
+    assert [one["path"] for one in tasks.arguments] == [paths[0], paths[0], paths[1], paths[1]]
+    for wanted in (paths[1], str(paths[1]), jn.file(paths[1]), [paths[1]]):
+        assert list(tasks.sel(path=wanted)) == list(tasks[2:])
+    assert list(tasks.to_frame().path.unique()) == paths
+    assert list(tasks.to_xarray().path.values) == paths
+
+
 def test_a_call_that_takes_a_task_submits_nothing_yet(session):
     f = task("def f(a): return a")
     first = f(1)
