@@ -1,6 +1,6 @@
 """``--notify browser``: the browser's own notification, from the page of an open notebook.
 
-The cell that starts workers displays a script, which asks the user for leave, and the kernel replaces it by one that
+The cell that starts workers displays a script, which asks for permission, and the kernel replaces it by one that
 notifies when all has ended. Where no script may run, nothing comes of it: then a supervisor's target is the way.
 """
 
@@ -48,7 +48,7 @@ class BrowserNotice:
         self._handle: Any = None
 
     def ask(self) -> None:
-        """Ask the user for leave, under the running cell."""
+        """Ask for permission, under the running cell."""
         self._handle = show(_script(_ASK, time.time()), display_id=True)
 
     def end(self) -> None:
