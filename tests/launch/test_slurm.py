@@ -286,12 +286,14 @@ def test_a_preempted_job_is_coming_again_and_its_task_runs_once_more(session: Se
     assert task.state is State.READY
     slurm.run("scancel", rival)
 
-    def runs_again() -> bool:
-        with suppress(LaunchError):  # Slurm lets a requeued job wait for two minutes
-            slurm.run("scontrol", "update", f"JobId={job}", "StartTime=now")
-        return states(crew) == ["RUNNING"]
+    def due_again() -> bool:
+        with suppress(LaunchError):  # Slurm lets a requeued job wait for two minutes, and needs one second
+            slurm.run("scontrol", "update", f"JobId={job}", "StartTime=now+2")
+            return True
+        return False
 
-    until(runs_again, lambda: states(crew))
+    until(due_again)
+    until(lambda: states(crew) == ["RUNNING"], lambda: states(crew))
     assert began.read_line() == job
     go.write_line("gone on")
     assert task.result() == "gone on"
