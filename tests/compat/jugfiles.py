@@ -70,7 +70,10 @@ def scaled(x, weight=Weight(3)):
 @TaskGenerator
 def pooled(n):
     with Pool(2) as pool:
-        return pool.map(scaled, range(n))
+        found = pool.map(scaled, range(n))
+        pool.close()  # Python's pool hangs now and then where it is terminated
+        pool.join()
+    return found
 
 @TaskGenerator
 def executed(n):

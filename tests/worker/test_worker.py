@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from IPython.core.interactiveshell import InteractiveShell
 
 from jug_notebook import system
 from jug_notebook.errors import StoreError
@@ -170,7 +171,10 @@ def test_behind_a_long_task_none_is_claimed_in_advance(
     assert set(limits[1:]) == {most}
 
 
-def test_a_failure_shows_the_cells_lines_and_none_of_ours(tasks: Submitter, me: WorkerInfo) -> None:
+def test_a_failure_shows_the_cells_lines_and_none_of_ours(
+    tasks: Submitter, me: WorkerInfo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(InteractiveShell, "_instance", None)  # one of another test says that it doesn't know the cell
     function = cell(
         """
         def g(x):
